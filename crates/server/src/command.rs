@@ -1,0 +1,1 @@
+//! The subcommands of `agent-service`, one file each.

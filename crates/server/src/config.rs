@@ -1,0 +1,1 @@
+//! The settings: one YAML file, overridden by the environment, overridden by flags.

@@ -1,0 +1,3 @@
+//! Starts `agent-service`: hands the arguments to a subcommand.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The model providers behind the port `engine::port::Model`.
