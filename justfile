@@ -1,0 +1,38 @@
+# Short names for what a developer does often. `scripts/test` and `.ci/run` do not need `just`.
+
+[private]
+default:
+    @just --list
+
+# Everything that the README promises: installs what is missing, runs every test.
+test *arguments:
+    scripts/test {{ arguments }}
+
+# What has to pass before a merge.
+ci:
+    .ci/run
+
+# The server as a newcomer starts it.
+run *arguments:
+    cargo run --bin agent-service -- {{ arguments }}
+
+# The rules alone: a second or two.
+rules:
+    cargo test -p session
+
+# Format, then lint as strictly as CI does.
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Architecture: dependency edges, module docs, bans.
+tidy:
+    cargo test -p tidy
+
+# The scenarios through the official SDK; arguments go to pytest.
+acceptance *arguments:
+    scripts/test --only acceptance {{ arguments }}
+
+# Advisories, licences, sources.
+deny:
+    cargo deny check
