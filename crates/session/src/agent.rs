@@ -109,10 +109,12 @@ impl AgentSnapshot {
             match tool {
                 Tool::Toolset { default_config, configs } => {
                     for name in crate::toolset::NAMES {
-                        let (enabled, policy) = configs.iter().find(|config| config.name == name).map_or(
-                            (default_config.enabled, default_config.permission_policy),
-                            |config| (config.enabled, config.permission_policy),
-                        );
+                        let (enabled, policy) = configs
+                            .iter()
+                            .find(|config| config.name == name)
+                            .map_or((default_config.enabled, default_config.permission_policy), |config| {
+                                (config.enabled, config.permission_policy)
+                            });
                         if enabled {
                             policies.insert(name.to_owned(), ToolKind::Builtin(policy));
                         }

@@ -13,29 +13,50 @@ use crate::id::{EventId, ThreadId, WorkId};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// The first command of every session; `initial_events` holds messages only.
-    Create { created: Box<Created>, initial_events: Vec<ClientEvent> },
+    Create {
+        created: Box<Created>,
+        initial_events: Vec<ClientEvent>,
+    },
     /// A client or a worker sends events: all of them are taken, or none.
-    Post { events: Vec<ClientEvent>, poster: Poster },
+    Post {
+        events: Vec<ClientEvent>,
+        poster: Poster,
+    },
     /// Settings of the session change; `None` keeps a field.
-    Update { title: Option<Option<String>>, metadata: BTreeMap<String, Option<String>>, agent: Option<Box<AgentSnapshot>> },
+    Update {
+        title: Option<Option<String>>,
+        metadata: BTreeMap<String, Option<String>>,
+        agent: Option<Box<AgentSnapshot>>,
+    },
     Archive,
     Delete,
 
     /// A worker is about to run a call that it holds the work item for.
-    StartTool { tool_use_id: EventId, work_id: WorkId },
+    StartTool {
+        tool_use_id: EventId,
+        work_id: WorkId,
+    },
     /// The lease on the session's work item ended: what was exposed to its holder has an unknown outcome.
     EndLease,
 
     /// The owner is about to ask the model.
     BeginModelRequest,
     /// The owner reports what came of the request whose span is `span_id`.
-    FinishModelRequest { span_id: EventId, outcome: ModelOutcome, usage: ModelUsage },
+    FinishModelRequest {
+        span_id: EventId,
+        outcome: ModelOutcome,
+        usage: ModelUsage,
+    },
     /// The owner obeys a waiting interrupt; an open model request was aborted with `usage`.
-    ApplyInterrupt { usage: ModelUsage },
+    ApplyInterrupt {
+        usage: ModelUsage,
+    },
     /// The back-off after a transient error is over.
     Resume,
     /// A replica took the session over from a dead one.
-    TakeOver { epoch: u64 },
+    TakeOver {
+        epoch: u64,
+    },
 }
 
 /// Under whose credential events are posted.
@@ -77,7 +98,11 @@ pub enum AnswerBlock {
     Thinking(Value),
     Text(String),
     /// `problem` says what is wrong with an input that could not be read; such a call is answered with it and not run.
-    ToolUse { name: String, input: Map<String, Value>, problem: Option<String> },
+    ToolUse {
+        name: String,
+        input: Map<String, Value>,
+        problem: Option<String>,
+    },
 }
 
 /// Why the model stopped.

@@ -94,8 +94,9 @@ pub enum Event {
     StatusRunning { id: EventId },
     #[serde(rename = "session.status_idle")]
     StatusIdle { id: EventId, stop_reason: StopReason, stop_details: Option<StopDetails> },
+    /// `internal` says until when the failed request waits.
     #[serde(rename = "session.status_rescheduled")]
-    StatusRescheduled { id: EventId },
+    StatusRescheduled { id: EventId, internal: Backoff },
     #[serde(rename = "session.status_terminated")]
     StatusTerminated { id: EventId },
     #[serde(rename = "session.thread_status_running")]
@@ -144,6 +145,9 @@ pub enum Event {
     /// A waiting client event is handled now; `received` is the position of its content.
     #[serde(rename = "log.processed")]
     Processed { id: EventId, received: u64 },
+    /// A client archived the session; it takes no more events.
+    #[serde(rename = "log.archived")]
+    Archived {},
     /// A turn is over: one for each turn, whatever its outcome.
     #[serde(rename = "log.turn_ended")]
     TurnEnded { outcome: TurnOutcome },
@@ -292,6 +296,12 @@ pub enum RequestPurpose {
     Compaction,
 }
 
+/// How long a failed model request waits before it is made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    pub retry_at: Timestamp,
+}
+
 /// What stands in for the context before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactedContext {
@@ -341,7 +351,7 @@ impl Event {
             | Self::ContextCompacted { id, .. }
             | Self::StatusRunning { id }
             | Self::StatusIdle { id, .. }
-            | Self::StatusRescheduled { id }
+            | Self::StatusRescheduled { id, .. }
             | Self::StatusTerminated { id }
             | Self::ThreadStatusRunning { id, .. }
             | Self::ThreadStatusIdle { id, .. }
@@ -354,7 +364,11 @@ impl Event {
             | Self::ModelRequestStart { id, .. }
             | Self::ModelRequestEnd { id, .. }
             | Self::Processed { id, .. } => Some(id),
-            Self::Created(_) | Self::TurnEnded { .. } | Self::ToolStarted { .. } | Self::TakenOver { .. } => None,
+            Self::Created(_)
+            | Self::Archived {}
+            | Self::TurnEnded { .. }
+            | Self::ToolStarted { .. }
+            | Self::TakenOver { .. } => None,
         }
     }
 
@@ -388,6 +402,7 @@ impl Event {
             Self::ModelRequestEnd { .. } => "span.model_request_end",
             Self::Created(_) => "log.created",
             Self::Processed { .. } => "log.processed",
+            Self::Archived {} => "log.archived",
             Self::TurnEnded { .. } => "log.turn_ended",
             Self::ToolStarted { .. } => "log.tool_started",
             Self::TakenOver { .. } => "log.taken_over",
@@ -398,9 +413,11 @@ impl Event {
     pub fn form(&self) -> Form {
         match self {
             Self::UserMessage { queued: true, .. } | Self::UserInterrupt { queued: true, .. } => Form::Received,
-            Self::Created(_) | Self::TurnEnded { .. } | Self::ToolStarted { .. } | Self::TakenOver { .. } => {
-                Form::Internal
-            }
+            Self::Created(_)
+            | Self::Archived {}
+            | Self::TurnEnded { .. }
+            | Self::ToolStarted { .. }
+            | Self::TakenOver { .. } => Form::Internal,
             _ => Form::Final,
         }
     }

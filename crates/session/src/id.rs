@@ -110,6 +110,11 @@ impl Ids {
         I::from_bits(u128::from(self.split(0)) << 64 | u128::from(self.split(1)))
     }
 
+    /// A number from `low` to `high`, both included, for spreading waits.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.split(0) % (high - low + 1)
+    }
+
     /// One step of SplitMix64 on half of the seed: a bijection of the counter, so a source never repeats itself.
     fn split(&mut self, half: usize) -> u64 {
         self.state[half] = self.state[half].wrapping_add(0x9e37_79b9_7f4a_7c15);

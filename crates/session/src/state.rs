@@ -181,8 +181,7 @@ impl State {
     /// The calls that only a client's event can move on.
     pub fn blocking_calls(&self) -> impl Iterator<Item = &Call> {
         let self_hosted = self.environment_kind == EnvironmentKind::SelfHosted;
-        self.open_calls()
-            .filter(move |call| call.unconfirmed || call.runner == Runner::Application || self_hosted)
+        self.open_calls().filter(move |call| call.unconfirmed || call.runner == Runner::Application || self_hosted)
     }
 
     /// Cumulative usage as of `now`.
