@@ -20,8 +20,9 @@ pub enum WorkChange {
     /// Queues an item with this id, unless the session has one that is not stopped.
     Ensure { work_id: WorkId },
     /// Ends the lease on this item: token and heartbeat are cleared, and it is queued again or stopped.
-    /// Does nothing to an item whose lease was revived or ended meanwhile: the append then fails with `Conflict`.
-    EndLease { work_id: WorkId, requeue: bool },
+    /// `seen` is the [`WorkItem::last_sign_at`] of the item that was judged: an item whose lease was revived or ended
+    /// meanwhile has another one, and the append fails with `Conflict`.
+    EndLease { work_id: WorkId, seen: Timestamp, requeue: bool },
     /// The session is over: its item, if any, goes to `stopping` when held and to `stopped` otherwise.
     Stop,
 }
@@ -54,6 +55,18 @@ pub struct WorkItem {
     pub stopped_at: Option<Timestamp>,
     /// Length of the lease, from the latest heartbeat or, before the first, from the acknowledgement.
     pub lease_ttl_seconds: u32,
+}
+
+impl WorkItem {
+    /// When the holder last gave a sign of life, from which its lease counts; `None` for an item nobody holds.
+    pub fn last_sign_at(&self) -> Option<Timestamp> {
+        match self.state {
+            WorkState::Queued | WorkState::Stopped => None,
+            WorkState::Starting | WorkState::Active | WorkState::Stopping => {
+                self.latest_heartbeat_at.or(self.acknowledged_at)
+            }
+        }
+    }
 }
 
 /// Whose items are meant: no other item is visible to the call.
