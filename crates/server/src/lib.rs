@@ -5,6 +5,8 @@
 
 pub mod command;
 pub mod config;
+pub mod failpoint;
 pub mod http;
 pub mod model;
+pub mod secret;
 pub mod telemetry;
