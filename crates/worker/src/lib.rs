@@ -1,0 +1,18 @@
+//! The sandbox side of agent-service: claims sessions from the server's work queue over HTTP, confines and runs
+//! their tools, posts results.
+//!
+//! - [`sandbox`]: a session's confined processes and the calls they run.
+//! - [`tools`]: the six tools, what the model is told about them and what they answer.
+//!
+//! **Tools have no network.** Every socket is refused by the kernel until the worker has an egress proxy; the
+//! description of `bash` says so to the model.
+//!
+//! The server's executable calls [`sandbox_main`] first thing in `main`: a sandbox is the same executable started
+//! again. The worker holds a worker key and no other credential, and its children hold nothing of it.
+
+pub mod sandbox;
+pub mod tools;
+
+pub use sandbox::config::{Confinement, Limits, SandboxConfig};
+pub use sandbox::entry::sandbox_main;
+pub use sandbox::protocol::ToolOutcome;

@@ -1,0 +1,241 @@
+//! Takes a sandbox process's rights away, before it touches anything that a model wrote.
+//!
+//! There are three roles. The *supervisor* may read `/proc`, write the workspace and start the other two.
+//! The *shell* may read and execute system paths and write the workspace. The *file helper* may touch the
+//! workspace and nothing else. Shell and helper each stand in a Landlock domain nested in the supervisor's, so
+//! neither can signal or trace the supervisor, the worker or each other.
+//! What Landlock does not see is refused by [`super::seccomp`].
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use std::path::Path;
+
+use super::config::{Confinement, Limits};
+use super::protocol::Settings;
+use super::seccomp::{self, SeccompError};
+
+/// Without ABI 3 (Linux 6.2) a file outside could be truncated.
+const ABI_MIN: ABI = ABI::V3;
+const ABI_BEST: ABI = ABI::V9;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Supervisor,
+    Shell,
+    Files,
+}
+
+/// A part of the confinement could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfineError {
+    #[error("landlock (ABI 3, Linux 6.2 or newer, enabled in `lsm=`) is needed: {0}")]
+    Landlock(String),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("{what}: {source}")]
+    Kernel { what: &'static str, source: rustix::io::Errno },
+}
+
+/// Readable and executable by the shell: the system's programs and libraries.
+const SYSTEM_PATHS: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// Readable by the shell: what programs need to find users, names, certificates and the time zone. Nothing here
+/// holds a secret of the host; `/etc` as a whole would.
+const SYSTEM_FILES: &[&str] = &[
+    "/etc/alternatives",
+    "/etc/bash.bashrc",
+    "/etc/ca-certificates",
+    "/etc/ca-certificates.conf",
+    "/etc/debian_version",
+    "/etc/fonts",
+    "/etc/gai.conf",
+    "/etc/group",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/inputrc",
+    "/etc/java",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/locale.alias",
+    "/etc/localtime",
+    "/etc/magic",
+    "/etc/mime.types",
+    "/etc/nsswitch.conf",
+    "/etc/os-release",
+    "/etc/passwd",
+    "/etc/perl",
+    "/etc/pki/tls/certs",
+    "/etc/protocols",
+    "/etc/python3",
+    "/etc/python3.11",
+    "/etc/python3.12",
+    "/etc/python3.13",
+    "/etc/resolv.conf",
+    "/etc/services",
+    "/etc/shells",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/terminfo",
+    "/etc/timezone",
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/meminfo",
+    "/proc/sys/kernel/cap_last_cap",
+    "/proc/sys/kernel/ngroups_max",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/pid_max",
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/uptime",
+    "/proc/version",
+    "/sys/devices/system/cpu",
+    "/sys/kernel/mm/transparent_hugepage",
+];
+
+const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// Confines this process and all it will start. Returns the Landlock ABI in force, none with confinement off.
+pub(crate) fn apply(role: Role, settings: &Settings) -> Result<Option<u32>, ConfineError> {
+    match role {
+        Role::Supervisor => {
+            rustix::process::set_child_subreaper(rustix::process::getpid().into())
+                .map_err(kernel("child subreaper"))?;
+            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(kernel("not dumpable"))?;
+        }
+        Role::Shell | Role::Files => {
+            rustix::process::setsid().map_err(kernel("setsid"))?;
+            limit(&settings.limits)?;
+        }
+    }
+    if settings.confinement == Confinement::Off {
+        return Ok(None);
+    }
+    if role == Role::Supervisor {
+        drop_capabilities()?;
+        rustix::thread::set_no_new_privs(true).map_err(kernel("no_new_privs"))?;
+    }
+    let abi = restrict_paths(role, settings)?;
+    if role == Role::Supervisor {
+        seccomp::install()?;
+    }
+    Ok(Some(abi))
+}
+
+fn limit(limits: &Limits) -> Result<(), ConfineError> {
+    for (resource, value) in [
+        (Resource::Core, 0),
+        (Resource::Data, limits.process_memory_bytes_max),
+        (Resource::Fsize, limits.file_bytes_max),
+        (Resource::Nofile, limits.open_files_max),
+        (Resource::Cpu, limits.cpu_seconds_max),
+        (Resource::Memlock, 64 * 1024),
+    ] {
+        let now = rustix::process::getrlimit(resource);
+        let value = now.maximum.map_or(value, |maximum| value.min(maximum));
+        let limit = Rlimit { current: Some(value), maximum: Some(value) };
+        rustix::process::setrlimit(resource, limit).map_err(kernel("resource limits"))?;
+    }
+    Ok(())
+}
+
+/// Root without capabilities is an ordinary user that happens to own root's files.
+fn drop_capabilities() -> Result<(), ConfineError> {
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        // Past the last capability, or without the right to change the bounding set: then there is nothing in
+        // the permitted set either, and no_new_privs keeps it so.
+        if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
+            break;
+        }
+    }
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none).map_err(kernel("drop capabilities"))
+}
+
+fn restrict_paths(role: Role, settings: &Settings) -> Result<u32, ConfineError> {
+    let landlock = |error: &dyn std::fmt::Display| ConfineError::Landlock(error.to_string());
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI_MIN))
+        .and_then(|rules| rules.set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(ABI_BEST)))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI_BEST)))
+        .and_then(|rules| rules.scope(Scope::from_all(ABI_BEST)))
+        .and_then(Ruleset::create)
+        .map_err(|error| landlock(&error))?;
+
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let run = read | AccessFs::Execute;
+    rules = allow(rules, &settings.workspace, workspace_access(), true)?;
+    if role != Role::Files {
+        for path in SYSTEM_PATHS {
+            rules = allow(rules, Path::new(path), run, false)?;
+        }
+        for path in &settings.readable_paths {
+            rules = allow(rules, path, run, false)?;
+        }
+        for path in SYSTEM_FILES {
+            rules = allow(rules, Path::new(path), read, false)?;
+        }
+        for path in DEVICES {
+            let access = AccessFs::ReadFile | AccessFs::WriteFile;
+            rules = allow(rules, Path::new(path), access, false)?;
+        }
+    }
+    if role == Role::Supervisor {
+        rules = allow(rules, Path::new("/proc"), read, true)?;
+        rules = allow(rules, Path::new("/proc/self/exe"), run, true)?;
+    }
+    let status = rules.restrict_self().map_err(|error| landlock(&error))?;
+    match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => Ok(effective_abi as u32),
+        LandlockStatus::NotEnabled => Err(landlock(&"not enabled at boot")),
+        LandlockStatus::NotImplemented => Err(landlock(&"not built into this kernel")),
+    }
+}
+
+/// Everything but devices and sockets.
+fn workspace_access() -> BitFlags<AccessFs> {
+    AccessFs::Execute
+        | AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::MakeSym
+        | AccessFs::MakeFifo
+        | AccessFs::Refer
+}
+
+/// Adds a rule for `path`, skipping one that does not exist unless it is `required`.
+fn allow(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+    required: bool,
+) -> Result<RulesetCreated, ConfineError> {
+    let rule = |error: &dyn std::fmt::Display| ConfineError::Landlock(format!("rule for {}: {error}", path.display()));
+    let (file, is_dir) = match (PathFd::new(path), path.metadata()) {
+        (Ok(file), Ok(metadata)) => (file, metadata.is_dir()),
+        (Err(error), _) if required => return Err(rule(&error)),
+        (_, Err(error)) if required => return Err(rule(&error)),
+        _ => return Ok(rules),
+    };
+    let access = if is_dir { access } else { access & AccessFs::from_file(ABI_BEST) };
+    rules.add_rule(PathBeneath::new(file, access)).map_err(|error| rule(&error))
+}
+
+fn kernel(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> ConfineError {
+    move |source| ConfineError::Kernel { what, source }
+}

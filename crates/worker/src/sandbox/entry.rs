@@ -1,0 +1,106 @@
+//! Where a sandbox process begins: the worker's own executable, started again with a hidden first argument.
+//!
+//! Starting anew instead of forking gives the process one thread, no inherited memory and a cleared environment,
+//! and needs no code between `fork` and `exec`. Which rights each role keeps is in [`super::confine`].
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::confine::{self, Role};
+use super::helper;
+use super::protocol::Settings;
+use super::supervisor;
+use super::system::close_from;
+use crate::tools::workspace::SERVICE_DIR;
+
+/// The first argument that makes an executable a sandbox process.
+pub(crate) const WORD: &str = "__sandbox";
+
+/// The shell's own descriptors, far above those that commands use: its output, and where it reports exit codes.
+pub(crate) const SHELL_OUTPUT_FD: i32 = 198;
+pub(crate) const SHELL_STATUS_FD: i32 = 199;
+
+/// Marks a line on the status pipe that says why the shell could not start.
+pub(crate) const START_FAILED: char = '!';
+
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs a sandbox process if this one was started as such, and then never returns.
+///
+/// `main` calls this before anything else: before it starts a thread, opens a file or reads its environment.
+pub fn sandbox_main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(WORD) {
+        return;
+    }
+    let role = arguments.next().unwrap_or_default();
+    let settings = arguments.next().unwrap_or_default();
+    let code = match (serde_json::from_str(&settings), close_from(3)) {
+        (Ok(settings), Ok(())) => run(&role, settings),
+        _ => 2,
+    };
+    std::process::exit(code);
+}
+
+fn run(role: &str, settings: Settings) -> i32 {
+    match role {
+        "supervisor" => supervisor::main(settings),
+        "files" => helper::main(settings),
+        "shell" => {
+            // Only a failure comes back.
+            let message = shell(&settings);
+            let line = format!("{START_FAILED}{message}\n");
+            let _ = rustix::io::write(std::io::stderr(), line.as_bytes());
+            1
+        }
+        _ => 2,
+    }
+}
+
+/// A command that starts another sandbox process from this one.
+pub(crate) fn command(role: &str, settings: &Settings) -> Command {
+    let settings = serde_json::to_string(settings).expect("settings are plain data");
+    let mut command = Command::new("/proc/self/exe");
+    command.args([WORD, role, &settings]).env_clear();
+    command
+}
+
+/// Confines this process and becomes bash, or says why not.
+///
+/// Standard input is the pipe of commands, standard output that of output, standard error that of statuses.
+fn shell(settings: &Settings) -> String {
+    if let Err(error) = confine::apply(Role::Shell, settings) {
+        return error.to_string();
+    }
+    let moved = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), SHELL_STATUS_FD).and_then(|status| {
+        rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::empty())?;
+        let output = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), SHELL_OUTPUT_FD)?;
+        rustix::io::fcntl_setfd(&output, rustix::io::FdFlags::empty())?;
+        Ok((status, output))
+    });
+    let descriptors = match moved {
+        Ok(descriptors) => descriptors,
+        Err(error) => return format!("descriptors of the shell: {error}"),
+    };
+    let mut command = Command::new("/bin/bash");
+    command
+        .args(["--noprofile", "--norc"])
+        .current_dir(&settings.workspace)
+        .env_clear()
+        .env("PATH", SEARCH_PATH)
+        .env("HOME", &settings.workspace)
+        .env("TMPDIR", settings.workspace.join(SERVICE_DIR).join("tmp"))
+        .env("PWD", &settings.workspace)
+        .env("LANG", "C.UTF-8")
+        .env("TERM", "dumb")
+        .env("TAR_OPTIONS", "--no-same-owner");
+    match rustix::stdio::dup2_stderr(std::io::stdout()) {
+        // Past this point standard error is the output pipe: what goes wrong now shows there.
+        Ok(()) => {
+            let error = command.exec();
+            drop(descriptors);
+            format!("/bin/bash: {}", error.kind())
+        }
+        Err(error) => format!("descriptors of the shell: {error}"),
+    }
+}

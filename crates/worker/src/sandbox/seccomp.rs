@@ -1,0 +1,237 @@
+//! The system calls that a sandbox is refused.
+//!
+//! Landlock decides about opening files; this list covers what Landlock does not see: sockets, other processes,
+//! namespaces, the kernel's own interfaces. It is a list of refusals, not of permissions, because tools are
+//! arbitrary programs; Landlock, the empty capability set and `no_new_privs` stand behind it.
+//! Calls that change a file's mode or owner by path are answered by [`super::attributes`] instead.
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
+};
+use std::collections::BTreeMap;
+
+/// The filter could not be built or installed.
+#[derive(Debug, thiserror::Error)]
+#[error("seccomp: {0}")]
+pub(crate) struct SeccompError(String);
+
+/// Refused with EPERM whatever the arguments.
+const REFUSED: &[libc::c_long] = &[
+    // The network, and Unix sockets of the host. socketpair() stays, see `by_argument`.
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    // Other processes: the supervisor, the worker, the server run under the same user.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    // Namespaces, mounts and everything that would change what a path means.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    // Watching tells names of files that cannot be opened.
+    libc::SYS_inotify_add_watch,
+    libc::SYS_fanotify_init,
+    libc::SYS_fanotify_mark,
+    // Interfaces with a long record of kernel holes, or that bypass this filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_personality,
+    // The machine.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_syslog,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_vhangup,
+    // System V and POSIX queues are one table for the whole host, shared memory of databases included.
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    // Extended attributes by path are not confined by Landlock.
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+];
+
+#[cfg(target_arch = "x86_64")]
+const REFUSED_HERE: &[libc::c_long] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_modify_ldt,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS_nfsservctl,
+    libc::SYS_lookup_dcookie,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_HERE: &[libc::c_long] = &[];
+
+/// Refused when the first argument, a process id, is not 0 (the caller itself).
+const REFUSED_FOR_OTHERS: &[libc::c_long] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setattr,
+];
+
+/// Refused as unknown (ENOSYS), so that callers fall back to a call whose arguments can be judged:
+/// `clone3` takes its flags in memory, which a filter cannot read; the others are newer doubles of calls above.
+fn unknown() -> Vec<libc::c_long> {
+    const SYS_SETXATTRAT: libc::c_long = 463;
+    const SYS_REMOVEXATTRAT: libc::c_long = 466;
+    const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
+    const SYS_FILE_SETATTR: libc::c_long = 469;
+    vec![libc::SYS_clone3, SYS_SETXATTRAT, SYS_REMOVEXATTRAT, SYS_OPEN_TREE_ATTR, SYS_FILE_SETATTR]
+}
+
+const NAMESPACE_FLAGS: &[libc::c_int] = &[
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// Installs the refusals on this thread and everything it starts. Needs `no_new_privs`.
+pub(crate) fn install() -> Result<(), SeccompError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(failed)?;
+    let programs = [
+        program(refusals()?, libc::EPERM, arch)?,
+        program(unknown().into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS, arch)?,
+        foreign_numbers(),
+    ];
+    for program in &programs {
+        seccompiler::apply_filter(program).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn program(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    errno: libc::c_int,
+    arch: TargetArch,
+) -> Result<BpfProgram, SeccompError> {
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno.unsigned_abs()), arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(failed)
+}
+
+fn refusals() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, Vec::new())).collect();
+    for call in REFUSED_FOR_OTHERS {
+        rules.insert(*call, vec![when(0, Length::Dword, Compare::Ne, 0)?]);
+    }
+    let mut namespaces = Vec::new();
+    for flag in NAMESPACE_FLAGS {
+        let flag = u64::from(flag.unsigned_abs());
+        namespaces.push(when(0, Length::Qword, Compare::MaskedEq(flag), flag)?);
+    }
+    rules.insert(libc::SYS_clone, namespaces);
+    rules.insert(libc::SYS_socketpair, addressable_pairs()?);
+    // A terminal could be fed keystrokes for whoever reads it next.
+    let mut terminal = Vec::new();
+    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+        terminal.push(when(1, Length::Dword, Compare::Eq, request)?);
+    }
+    rules.insert(libc::SYS_ioctl, terminal);
+    Ok(rules)
+}
+
+/// A pair of stream or seqpacket Unix sockets can only reach each other. Any other kind can also be addressed to
+/// a socket of the host by `sendmsg`, whose address a filter cannot read.
+fn addressable_pairs() -> Result<Vec<SeccompRule>, SeccompError> {
+    const TYPE: u64 = 0xf;
+    const SOCK_PACKET: libc::c_int = 10;
+    let mut rules = vec![when(0, Length::Dword, Compare::Ne, libc::AF_UNIX.unsigned_abs().into())?];
+    for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_DCCP, SOCK_PACKET] {
+        let kind = u64::from(kind.unsigned_abs());
+        rules.push(when(1, Length::Dword, Compare::MaskedEq(TYPE), kind)?);
+    }
+    Ok(rules)
+}
+
+fn when(argument: u8, length: Length, compare: Compare, value: u64) -> Result<SeccompRule, SeccompError> {
+    SeccompCondition::new(argument, length, compare, value)
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(failed)
+}
+
+/// x86-64 kernels may also take the calls of the x32 ABI, whose numbers the filters above do not know.
+fn foreign_numbers() -> BpfProgram {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const X32_BIT: u32 = 0x4000_0000;
+    const NUMBER_OFFSET: u32 = 0;
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    vec![
+        step(LOAD_WORD, 0, 0, NUMBER_OFFSET),
+        step(JUMP_AT_LEAST, 0, 1, X32_BIT),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+fn failed(error: impl std::fmt::Display) -> SeccompError {
+    SeccompError(error.to_string())
+}

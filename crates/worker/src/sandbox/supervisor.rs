@@ -1,0 +1,406 @@
+//! The process at the head of a session's sandbox: one thread, one loop, every other process its descendant.
+//!
+//! It takes calls from the worker, hands them to the shell or the file helper, and answers for both: it ends a
+//! call at its deadline, when cancelled, or when the session holds too many processes or too much memory, by
+//! killing every descendant. When the worker is gone (its pipe ends) it kills all and exits.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
+use serde::Deserialize;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+use super::confine::{self, Role};
+use super::descendants;
+use super::files_link::{FilesLink, Heard};
+use super::protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
+use super::shell::{self, Ended, Shell};
+use crate::tools::output;
+use crate::tools::workspace::{SERVICE_DIR, Workspace};
+
+const BASH_TIMEOUT_DEFAULT_MS: u64 = 120_000;
+/// How often the count of all processes of the host is looked at, which is one cheap call.
+const GLANCE_RUNNING: Duration = Duration::from_millis(10);
+const GLANCE_IDLE: Duration = Duration::from_millis(100);
+/// How often, at least, the session's own processes are counted, which walks `/proc`.
+const COUNT_EVERY: Duration = Duration::from_millis(500);
+/// So many new processes on the host since the last count are reason to count now.
+const GROWTH_SUSPICIOUS: u16 = 32;
+
+/// Confines itself, serves calls until standard input ends, and leaves no process behind.
+pub(crate) fn main(settings: Settings) -> i32 {
+    let started = confine::apply(Role::Supervisor, &settings)
+        .map_err(|error| error.to_string())
+        .and_then(|abi| Supervisor::new(settings).map(|supervisor| (abi, supervisor)));
+    let (landlock_abi, mut supervisor) = match started {
+        Ok(started) => started,
+        Err(message) => {
+            send(&Reply::Failed { message });
+            return 1;
+        }
+    };
+    send(&Reply::Ready { landlock_abi });
+    supervisor.serve();
+    i32::from(descendants::kill_all(None).is_err())
+}
+
+#[derive(Deserialize)]
+struct BashInput {
+    command: Option<String>,
+    restart: Option<bool>,
+    timeout_ms: Option<u64>,
+}
+
+enum Running {
+    Bash { call: u64, timeout_ms: u64, deadline: Instant },
+    Files { call: u64 },
+}
+
+struct Supervisor {
+    settings: Settings,
+    workspace: Workspace,
+    shell: Option<Shell>,
+    files: Option<FilesLink>,
+    running: Option<Running>,
+    watch: Watch,
+    /// Told at the head of the next bash result: what happened to the session's processes between calls.
+    notice: Option<String>,
+}
+
+impl Supervisor {
+    /// Starts shell and helper at once, so that the first call need not wait for them.
+    fn new(settings: Settings) -> Result<Self, String> {
+        let workspace = Workspace::at(&settings.workspace).map_err(|error| format!("workspace: {error}"))?;
+        // A link that an earlier command put in the way is an error of later commands, nothing more.
+        if let Ok(path) = workspace.resolve(&format!("{SERVICE_DIR}/tmp/file")) {
+            let _ = workspace.create_parents(&path);
+        }
+        let shell = Shell::start(&settings).map_err(|error| format!("shell: {error}"))?;
+        let files = FilesLink::start(&settings).map_err(|error| format!("file helper: {error}"))?;
+        Ok(Self {
+            settings,
+            workspace,
+            shell: Some(shell),
+            files: Some(files),
+            running: None,
+            watch: Watch::default(),
+            notice: None,
+        })
+    }
+
+    fn serve(&mut self) {
+        let mut frames = FrameReader::default();
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            if self.wait() {
+                match rustix::io::read(std::io::stdin(), &mut chunk) {
+                    Ok(0) => return,
+                    Ok(length) => frames.push(&chunk[..length]),
+                    Err(Errno::INTR) => {}
+                    Err(_) => return,
+                }
+                while let Ok(Some(frame)) = frames.next_frame() {
+                    match serde_json::from_slice(&frame) {
+                        Ok(request) => self.handle(request),
+                        Err(_) => return,
+                    }
+                }
+            }
+            self.advance();
+            self.enforce();
+        }
+    }
+
+    /// Waits for something to do; says whether the worker sent something.
+    fn wait(&self) -> bool {
+        let stdin = std::io::stdin();
+        let mut interests: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(stdin.as_fd(), PollFlags::IN)];
+        interests.extend(self.shell.iter().flat_map(Shell::interests));
+        interests.extend(self.files.iter().flat_map(FilesLink::interests));
+        let mut polled: Vec<PollFd<'_>> =
+            interests.into_iter().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+        let timeout = self.timeout().map(|timeout| Timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) => !polled[0].revents().is_empty(),
+            Err(_) => false,
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let glance = match (&self.running, self.watch.has_company) {
+            (Some(Running::Bash { .. }), _) => GLANCE_RUNNING,
+            (_, true) => GLANCE_IDLE,
+            (_, false) => return None,
+        };
+        match self.running {
+            Some(Running::Bash { deadline, .. }) => {
+                Some(glance.min(deadline.saturating_duration_since(Instant::now())))
+            }
+            _ => Some(glance),
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Call { call, tool, input } if tool == "bash" => self.bash(call, input),
+            Request::Call { call, tool, input } => self.file_tool(call, tool, input),
+            Request::Cancel { call } => {
+                if self.is_running(call) {
+                    self.kill_running();
+                    send(&Reply::Killed { call });
+                }
+            }
+        }
+    }
+
+    fn is_running(&self, wanted: u64) -> bool {
+        match self.running {
+            Some(Running::Bash { call, .. } | Running::Files { call }) => call == wanted,
+            None => false,
+        }
+    }
+
+    fn bash(&mut self, call: u64, input: Value) {
+        let input: BashInput = match serde_json::from_value(input) {
+            Ok(input) => input,
+            Err(error) => {
+                return done(call, ToolOutcome::error(format!("bash: invalid input: {error}")));
+            }
+        };
+        if input.restart.unwrap_or(false) {
+            self.kill_shell();
+            let outcome = match self.ensure_shell() {
+                Ok(_) => ToolOutcome::text("bash session restarted"),
+                Err(outcome) => outcome,
+            };
+            return done(call, outcome);
+        }
+        let command = match input.command.filter(|command| !command.is_empty()) {
+            Some(command) if command.contains('\0') => {
+                return done(call, ToolOutcome::error("bash: the command contains a NUL character"));
+            }
+            Some(command) => command,
+            None => return done(call, ToolOutcome::error("bash: command is required")),
+        };
+        let timeout_ms = input.timeout_ms.filter(|timeout_ms| *timeout_ms > 0).unwrap_or(BASH_TIMEOUT_DEFAULT_MS);
+        match self.ensure_shell() {
+            Ok(shell) => shell.begin(&command),
+            Err(outcome) => return done(call, outcome),
+        }
+        let now = Instant::now();
+        self.watch.look_soon();
+        self.running = Some(Running::Bash {
+            call,
+            timeout_ms,
+            deadline: now.checked_add(Duration::from_millis(timeout_ms)).unwrap_or(now + Duration::from_secs(3600)),
+        });
+    }
+
+    fn ensure_shell(&mut self) -> Result<&mut Shell, ToolOutcome> {
+        let shell = match self.shell.take() {
+            Some(shell) => shell,
+            None => Shell::start(&self.settings)
+                .map_err(|error| ToolOutcome::error(format!("bash: the shell cannot start: {}", error.kind())))?,
+        };
+        Ok(self.shell.insert(shell))
+    }
+
+    fn file_tool(&mut self, call: u64, tool: String, input: Value) {
+        let files = match self.files.take() {
+            Some(files) => files,
+            None => match FilesLink::start(&self.settings) {
+                Ok(files) => files,
+                Err(error) => {
+                    let text = format!("{tool}: the file helper cannot start: {}", error.kind());
+                    return done(call, ToolOutcome::error(text));
+                }
+            },
+        };
+        self.files.insert(files).send(&encode(&Request::Call { call, tool, input }));
+        self.running = Some(Running::Files { call });
+    }
+
+    /// Moves bytes of shell and helper, and answers the call that ended with them.
+    fn advance(&mut self) {
+        match self.files.as_mut().and_then(FilesLink::advance) {
+            None => {}
+            Some(Heard::Frame(frame)) => {
+                if let Some(Running::Files { .. }) = self.running.take() {
+                    // Passed on as it came: an image need not be parsed to be forwarded.
+                    write_frame(&frame);
+                }
+            }
+            Some(Heard::Failed(message)) => self.files_ended(&message),
+            Some(Heard::Ended) => self.files_ended("ended unexpectedly"),
+        }
+        let Some(ended) = self.shell.as_mut().and_then(Shell::advance) else {
+            return;
+        };
+        let output = self.shell.as_mut().map(Shell::take_output).unwrap_or_default();
+        let outcome = match ended {
+            Ended::Status(code) => shell::outcome(code, output),
+            Ended::ShellExited(code) => {
+                self.kill_shell();
+                shell::outcome(code, output)
+            }
+            Ended::NotStarted(message) => {
+                self.kill_shell();
+                ToolOutcome::error(format!("bash: the shell cannot be confined: {message}"))
+            }
+        };
+        if let Some(Running::Bash { call, .. }) = self.running {
+            self.running = None;
+            self.finish_bash(call, outcome);
+            self.watch.look_soon();
+        }
+    }
+
+    fn finish_bash(&mut self, call: u64, outcome: ToolOutcome) {
+        let outcome = match (self.notice.take(), outcome.as_text()) {
+            (Some(notice), Some(text)) => {
+                ToolOutcome { is_error: outcome.is_error, ..ToolOutcome::text(format!("[{notice}]\n{text}")) }
+            }
+            _ => outcome,
+        };
+        done(call, output::shorten(&self.workspace, &format!("bash-{call}"), None, outcome));
+    }
+
+    fn files_ended(&mut self, message: &str) {
+        if let Some(files) = self.files.take() {
+            descendants::kill_child(files.pid());
+        }
+        if let Some(Running::Files { call }) = self.running {
+            self.running = None;
+            done(call, ToolOutcome::error(format!("the file helper failed: {message}")));
+        }
+    }
+
+    /// Ends what went on too long or grew too large.
+    fn enforce(&mut self) {
+        if let Some(Running::Bash { call, timeout_ms, deadline }) = self.running
+            && Instant::now() >= deadline
+        {
+            let seconds = timeout_ms as f64 / 1000.0;
+            return self.end_bash(call, &format!("command timed out after {seconds}s"));
+        }
+        let kept: Vec<i32> = self.shell.iter().map(Shell::pid).chain(self.files.iter().map(FilesLink::pid)).collect();
+        let Some(excess) = self.watch.look(&self.settings, &kept) else {
+            return;
+        };
+        match self.running {
+            Some(Running::Bash { call, .. }) => self.end_bash(call, &excess),
+            _ => {
+                self.kill_shell();
+                self.notice = Some(format!("{excess}: the shell and everything it started were killed"));
+            }
+        }
+    }
+
+    fn end_bash(&mut self, call: u64, why: &str) {
+        let output = self.kill_shell();
+        self.running = None;
+        let mut text = format!("bash: {why}; the shell and everything it started were killed");
+        if !output.is_empty() {
+            text.push_str("\nOutput until then:\n");
+            text.push_str(&output);
+        }
+        self.finish_bash(call, ToolOutcome::error(text));
+    }
+
+    /// Kills the shell and every process that any of its commands left; returns what they printed.
+    fn kill_shell(&mut self) -> String {
+        // A survivor is stuck in the kernel; nothing more can be done to it here, and its rights are gone already.
+        let _ = descendants::kill_all(self.files.as_ref().map(FilesLink::pid));
+        self.watch = Watch::default();
+        self.shell
+            .take()
+            .map(|mut shell| {
+                shell.advance();
+                shell.take_output()
+            })
+            .unwrap_or_default()
+    }
+
+    fn kill_running(&mut self) {
+        match self.running.take() {
+            Some(Running::Bash { .. }) => drop(self.kill_shell()),
+            Some(Running::Files { .. }) => {
+                if let Some(files) = self.files.take() {
+                    descendants::kill_child(files.pid());
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// Keeps an eye on how many processes the session has and how much memory they hold.
+#[derive(Default)]
+struct Watch {
+    /// Whether there are processes besides the shell and the file helper.
+    has_company: bool,
+    last_count: Option<Instant>,
+    host_processes: u16,
+}
+
+impl Watch {
+    fn look_soon(&mut self) {
+        self.last_count = None;
+        self.has_company = true;
+    }
+
+    /// Counts if it is time to, and says which limit is exceeded.
+    fn look(&mut self, settings: &Settings, kept: &[i32]) -> Option<String> {
+        if !self.has_company {
+            return None;
+        }
+        let host_processes = rustix::system::sysinfo().procs;
+        let growth = host_processes.wrapping_sub(self.host_processes);
+        let is_due = self.last_count.is_none_or(|last| last.elapsed() >= COUNT_EVERY);
+        let is_suspicious = growth >= GROWTH_SUSPICIOUS && growth < u16::MAX / 2;
+        if !is_due && !is_suspicious {
+            return None;
+        }
+        self.last_count = Some(Instant::now());
+        self.host_processes = host_processes;
+        let mut found = descendants::list().ok()?;
+        descendants::reap_orphans(&mut found, kept);
+        self.has_company = found.iter().any(|process| !kept.contains(&process.pid));
+        let limits = &settings.limits;
+        if found.len() > limits.processes_max {
+            return Some(format!("more than {} processes", limits.processes_max));
+        }
+        let pages: u64 = found.iter().map(|process| process.resident_pages).sum();
+        let bytes = pages.saturating_mul(rustix::param::page_size() as u64);
+        (bytes > limits.memory_bytes_max).then(|| format!("more than {} bytes of memory", limits.memory_bytes_max))
+    }
+}
+
+fn done(call: u64, outcome: ToolOutcome) {
+    send(&Reply::Done { call, outcome });
+}
+
+fn send(reply: &Reply) {
+    write_all(&encode(reply));
+}
+
+fn write_frame(body: &[u8]) {
+    let length = u32::try_from(body.len()).expect("a frame was read with this length");
+    write_all(&length.to_be_bytes());
+    write_all(body);
+}
+
+/// The worker always reads; if it is gone, so will this process be at the next turn of its loop.
+fn write_all(mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match rustix::io::write(std::io::stdout(), bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}

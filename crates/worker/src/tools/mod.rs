@@ -1,0 +1,134 @@
+//! The six tools of the sandbox: what the model is told about each, and the parts that run them.
+//!
+//! The contract (inputs, result texts, limits) is that of `agent_toolset_20260401`. Bash lives in the supervisor,
+//! [`crate::sandbox`]; the file tools run in its confined helper. Tools have no network yet: every socket is
+//! refused, and [`definitions`] says so to the model.
+
+pub(crate) mod edit;
+pub(crate) mod files;
+pub(crate) mod find;
+pub(crate) mod output;
+pub(crate) mod read;
+pub(crate) mod workspace;
+
+use serde_json::{Value, json};
+
+/// The names of the tools that this crate runs; calls of any other name belong to somebody else.
+pub const NAMES: [&str; 6] = ["bash", "read", "write", "edit", "glob", "grep"];
+
+/// What the model is told about one tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolDefinition {
+    pub name: &'static str,
+    pub description: &'static str,
+    /// JSON Schema of the tool's input.
+    pub input_schema: Value,
+}
+
+/// The six tools in the order of [`NAMES`].
+pub fn definitions() -> Vec<ToolDefinition> {
+    vec![
+        ToolDefinition {
+            name: "bash",
+            description: BASH,
+            input_schema: schema(
+                json!({
+                    "command": {"type": "string", "description": "The command to run. Leave out only with restart."},
+                    "restart": {"type": "boolean", "description": "Start a fresh shell instead of running a command."},
+                    "timeout_ms": {"type": "integer", "minimum": 0, "description": "Milliseconds after which the command is killed. Default 120000."}
+                }),
+                &[],
+            ),
+        },
+        ToolDefinition {
+            name: "read",
+            description: "Read a text file of the working directory exactly as it is, or look at an image \
+                (png, jpg, gif, webp) or a PDF. Text files of more than 256 KiB need view_range.",
+            input_schema: schema(
+                json!({
+                    "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
+                    "view_range": {
+                        "type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2,
+                        "description": "First and last line to read, counted from 1. A last line of 0 or less means the end of the file."
+                    }
+                }),
+                &["file_path"],
+            ),
+        },
+        ToolDefinition {
+            name: "write",
+            description: "Write a file of the working directory, replacing what it held. Missing folders are created.",
+            input_schema: schema(
+                json!({
+                    "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
+                    "content": {"type": "string", "description": "The whole new content."}
+                }),
+                &["file_path", "content"],
+            ),
+        },
+        ToolDefinition {
+            name: "edit",
+            description: "Replace a string in a text file. old_string must match exactly, whitespace included, and \
+                only once unless replace_all is set.",
+            input_schema: schema(
+                json!({
+                    "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
+                    "old_string": {"type": "string", "description": "The text to replace."},
+                    "new_string": {"type": "string", "description": "The text to put in its place."},
+                    "replace_all": {"type": "boolean", "description": "Replace every occurrence."}
+                }),
+                &["file_path", "old_string", "new_string"],
+            ),
+        },
+        ToolDefinition {
+            name: "glob",
+            description: "List files and folders whose path matches a pattern such as **/*.rs, newest first, 200 at most.",
+            input_schema: schema(
+                json!({
+                    "pattern": {"type": "string", "description": "Relative pattern; ** crosses folders."},
+                    "path": {"type": "string", "description": "Folder to search. Default: the working directory."}
+                }),
+                &["pattern"],
+            ),
+        },
+        ToolDefinition {
+            name: "grep",
+            description: "Search the content of files for a regular expression; answers file:line:text. Skips .git, \
+                node_modules, binary files and symbolic links.",
+            input_schema: schema(
+                json!({
+                    "pattern": {"type": "string", "description": "Regular expression."},
+                    "path": {"type": "string", "description": "File or folder to search. Default: the working directory."}
+                }),
+                &["pattern"],
+            ),
+        },
+    ]
+}
+
+const BASH: &str = "Run a command in a bash shell that lasts as long as the session's sandbox: the current folder, \
+    variables and background jobs are still there in the next call. It starts in the working directory, which the \
+    file tools also call /workspace; prefer relative paths. Standard input is empty. Standard output and error come \
+    back together, the last 100 KiB of them; a non-zero exit status is an error. There is no network: every \
+    connection is refused, so packages cannot be installed and nothing can be downloaded.";
+
+fn schema(properties: Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_is_defined_once_and_requires_only_what_it_has() {
+        let all = definitions();
+        assert_eq!(all.iter().map(|tool| tool.name).collect::<Vec<_>>(), NAMES);
+        for tool in all {
+            let properties = tool.input_schema["properties"].as_object().unwrap();
+            for required in tool.input_schema["required"].as_array().unwrap() {
+                assert!(properties.contains_key(required.as_str().unwrap()), "{}", tool.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The session's folder as the file tools see it: `/workspace` and everything below, nothing else.
+//!
+//! [`Workspace::resolve`] follows every symbolic link itself and refuses what leads out; what it returns holds no
+//! link, and [`Workspace::open`] tells the kernel to follow none (`openat2`, `RESOLVE_BENEATH` and
+//! `RESOLVE_NO_SYMLINKS`), so a link that is swapped in between is an error, not an escape.
+//! Behind it stands the file helper's Landlock domain, which knows the workspace alone.
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+/// The name under which the workspace is documented to the model.
+pub(crate) const NAME: &str = "/workspace";
+
+/// The service's own folder inside the workspace: temporary files and outputs too long for an answer.
+pub(crate) const SERVICE_DIR: &str = ".agent";
+
+const SYMLINK_HOPS_MAX: usize = 40;
+const RACE_RETRIES: usize = 64;
+
+/// Why a path cannot be used. The texts are for the model and name no path of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PathError {
+    #[error("outside the session's working directory")]
+    Outside,
+    #[error("{}", phrase(*.0))]
+    System(Errno),
+}
+
+impl From<Errno> for PathError {
+    fn from(error: Errno) -> Self {
+        match error {
+            // What openat2 says when a link or `..` was swapped in after the path was resolved.
+            Errno::XDEV => Self::Outside,
+            other => Self::System(other),
+        }
+    }
+}
+
+impl From<std::io::Error> for PathError {
+    fn from(error: std::io::Error) -> Self {
+        Self::from(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+/// One wording for each error of the system, whatever library or kernel reported it.
+pub(crate) fn phrase(error: Errno) -> &'static str {
+    match error {
+        Errno::NOENT => "no such file or directory",
+        Errno::NOTDIR => "not a directory",
+        Errno::ISDIR => "is a directory",
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => "permission denied",
+        Errno::EXIST => "file already exists",
+        Errno::LOOP => "too many levels of symbolic links",
+        Errno::NAMETOOLONG => "file name too long",
+        Errno::NOSPC | Errno::DQUOT => "no space left on device",
+        Errno::FBIG => "file too large",
+        Errno::MFILE | Errno::NFILE => "too many open files",
+        Errno::INVAL => "invalid path",
+        _ => "i/o error",
+    }
+}
+
+/// A path below the workspace, without links, `.` or `..`; empty for the workspace itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inside(PathBuf);
+
+impl Inside {
+    /// The path as the model knows it.
+    pub(crate) fn display(&self) -> String {
+        if self.0.as_os_str().is_empty() { NAME.to_owned() } else { format!("{NAME}/{}", self.0.to_string_lossy()) }
+    }
+
+    pub(crate) fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn join(&self, below: &Path) -> Self {
+        Self(self.0.join(below))
+    }
+
+    /// The path in the form that `openat2` takes.
+    fn relative(&self) -> &OsStr {
+        if self.0.as_os_str().is_empty() { OsStr::new(".") } else { self.0.as_os_str() }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    root: OwnedFd,
+    real_path: PathBuf,
+}
+
+impl Workspace {
+    /// Opens the workspace at `real_path`, which holds no symbolic link.
+    pub(crate) fn at(real_path: &Path) -> Result<Self, PathError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { root: rustix::fs::open(real_path, flags, Mode::empty())?, real_path: real_path.to_owned() })
+    }
+
+    /// Where the workspace lies on this host; for walking, never for the model.
+    pub(crate) fn real_path(&self) -> &Path {
+        &self.real_path
+    }
+
+    /// Turns what the model wrote into a path inside, following links; the last parts need not exist.
+    pub(crate) fn resolve(&self, requested: &str) -> Result<Inside, PathError> {
+        if requested.contains('\0') {
+            return Err(PathError::System(Errno::INVAL));
+        }
+        let mut left = VecDeque::new();
+        self.queue(Path::new(requested), &mut left)?;
+        let mut resolved = PathBuf::new();
+        let mut hops = 0;
+        while let Some(part) = left.pop_front() {
+            if part == ".." {
+                if !resolved.pop() {
+                    return Err(PathError::Outside);
+                }
+                continue;
+            }
+            let candidate = Inside(resolved.join(&part));
+            let Some(target) = self.link_target(&candidate)? else {
+                resolved = candidate.0;
+                continue;
+            };
+            hops += 1;
+            if hops > SYMLINK_HOPS_MAX {
+                return Err(PathError::System(Errno::LOOP));
+            }
+            if target.is_absolute() {
+                resolved.clear();
+            }
+            self.queue(&target, &mut left)?;
+        }
+        Ok(Inside(resolved))
+    }
+
+    /// Puts the parts of `path` before those that are still to be resolved.
+    fn queue(&self, path: &Path, left: &mut VecDeque<OsString>) -> Result<(), PathError> {
+        let below = if path.is_absolute() {
+            path.strip_prefix(NAME).or_else(|_| path.strip_prefix(&self.real_path)).map_err(|_| PathError::Outside)?
+        } else {
+            path
+        };
+        for part in below.components().rev() {
+            match part {
+                Component::Normal(name) => left.push_front(name.to_owned()),
+                Component::ParentDir => left.push_front("..".into()),
+                Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What the link at `path` points to; none if it is no link or does not exist.
+    fn link_target(&self, path: &Inside) -> Result<Option<PathBuf>, PathError> {
+        let file = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(file) => file,
+            Err(PathError::System(Errno::NOENT)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match rustix::fs::readlinkat(&file, "", Vec::new()) {
+            Ok(target) => Ok(Some(OsStr::from_bytes(target.as_bytes()).into())),
+            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a resolved path, following no link at all.
+    pub(crate) fn open(&self, path: &Inside, flags: OFlags, mode: Mode) -> Result<OwnedFd, PathError> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let flags = flags | OFlags::CLOEXEC;
+        let mut attempts = 0;
+        loop {
+            match rustix::fs::openat2(&self.root, path.relative(), flags, mode, resolve) {
+                // The kernel could not tell whether a rename elsewhere moved the path out.
+                Err(Errno::AGAIN) if attempts < RACE_RETRIES => attempts += 1,
+                result => return result.map_err(PathError::from),
+            }
+        }
+    }
+
+    /// Creates the folders above `path` that do not exist yet.
+    pub(crate) fn create_parents(&self, path: &Inside) -> Result<(), PathError> {
+        let Some(parents) = path.0.parent() else {
+            return Ok(());
+        };
+        let mut above = Inside(PathBuf::new());
+        for name in parents.components() {
+            let folder = self.open(&above, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+            match rustix::fs::mkdirat(&folder, name.as_os_str(), Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            above = above.join(name.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Whether a resolved path is a folder.
+    pub(crate) fn is_dir(&self, path: &Inside) -> Result<bool, PathError> {
+        let file = self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+        let stat = rustix::fs::statat(&file, "", AtFlags::EMPTY_PATH)?;
+        Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn paths_resolve_inside_or_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap().join("ws");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        symlink("a/b", root.join("relative")).unwrap();
+        symlink("/workspace/a", root.join("absolute")).unwrap();
+        symlink("/etc/passwd", root.join("away")).unwrap();
+        symlink("../..", root.join("a/up")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        symlink("a/new", root.join("dangling")).unwrap();
+        let workspace = Workspace::at(&root).unwrap();
+        let real = root.join("a/x").to_str().unwrap().to_owned();
+        for (requested, expected) in [
+            ("a/b/c", Ok("/workspace/a/b/c")),
+            ("./a//b/", Ok("/workspace/a/b")),
+            ("/workspace", Ok("/workspace")),
+            ("/workspace/a", Ok("/workspace/a")),
+            (real.as_str(), Ok("/workspace/a/x")),
+            ("relative/x", Ok("/workspace/a/b/x")),
+            ("relative/../x", Ok("/workspace/a/x")),
+            ("absolute/b", Ok("/workspace/a/b")),
+            ("dangling", Ok("/workspace/a/new")),
+            ("a/../../x", Err(PathError::Outside)),
+            ("..", Err(PathError::Outside)),
+            ("/workspace/../etc", Err(PathError::Outside)),
+            ("/workspaces", Err(PathError::Outside)),
+            ("/etc/passwd", Err(PathError::Outside)),
+            ("away", Err(PathError::Outside)),
+            ("a/up/x", Err(PathError::Outside)),
+            ("loop", Err(PathError::System(Errno::LOOP))),
+            ("a\0b", Err(PathError::System(Errno::INVAL))),
+        ] {
+            let found = workspace.resolve(requested).map(|inside| inside.display());
+            assert_eq!(found, expected.map(str::to_owned), "{requested:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_swapped_in_after_resolving_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap().join("ws");
+        std::fs::create_dir_all(root.join("a")).unwrap();
+        std::fs::write(folder.path().join("secret"), "s").unwrap();
+        let workspace = Workspace::at(&root).unwrap();
+        let path = workspace.resolve("a/secret").unwrap();
+        std::fs::remove_dir(root.join("a")).unwrap();
+        symlink("..", root.join("a")).unwrap();
+        let opened = workspace.open(&path, OFlags::RDONLY, Mode::empty());
+        assert_eq!(opened.unwrap_err(), PathError::System(Errno::LOOP));
+    }
+}

@@ -1,0 +1,4 @@
+//! The worker against real sandboxes, and against a scripted server.
+
+mod bash;
+mod support;
