@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 pub const SNAPSHOT_FORMAT: u16 = 1;
 
 /// How many answered calls are remembered, so that a client's repeated answer is recognised.
-pub(crate) const REMEMBERED_ANSWERS: usize = 64;
+pub(crate) const REMEMBERED_ANSWERS: usize = 32;
 
 /// A session as its log tells it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
