@@ -1,0 +1,89 @@
+"""Fixtures: the databases, the servers on them, and what most scenarios begin with."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import anthropic
+import pytest
+
+import postgres
+from service import Service
+
+DATABASES = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgres.Cluster]:
+    try:
+        cluster = postgres.Cluster()
+    except postgres.Unavailable as reason:
+        # CI has no excuse; a developer's machine is told what it misses.
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(reason))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session", params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def database_url(request: pytest.FixtureRequest, database: str) -> str | None:
+    return request.getfixturevalue("cluster").create_database() if database == "postgresql" else None
+
+
+@pytest.fixture(scope="session")
+def shared_service(request: pytest.FixtureRequest, database: str) -> Iterator[Service]:
+    """One server for every scenario that leaves it as it found it."""
+    service = Service(database_url(request, database)).start()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def service(shared_service: Service, request: pytest.FixtureRequest) -> Iterator[Service]:
+    yield shared_service
+    assert shared_service.running, f"the server died during {request.node.name}:\n{shared_service.tail()}"
+
+
+@pytest.fixture
+def private_service(request: pytest.FixtureRequest, database: str) -> Iterator[Service]:
+    """A server of this test's own, for whoever kills or reconfigures it. It is not started yet."""
+    service = Service(database_url(request, database))
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(service: Service) -> anthropic.Anthropic:
+    return service.client()
+
+
+@pytest.fixture
+def unique() -> str:
+    """A short text that no other test uses."""
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def environment_id(client: anthropic.Anthropic, unique: str) -> str:
+    return new_environment(client, unique)
+
+
+def new_environment(client: anthropic.Anthropic, name: str) -> str:
+    return client.beta.environments.create(name=name, config={"type": "cloud"}).id
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Shows what the server printed beside the failure that it may explain."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        for name in ("service", "private_service"):
+            service = getattr(item, "funcargs", {}).get(name)
+            if isinstance(service, Service):
+                report.sections.append(("server output", "\n".join(list(service.output)[-60:])))
