@@ -1,5 +1,28 @@
 //! Drives sessions: loads, folds, asks what is due, records the intent, performs it, appends the outcome.
 //!
-//! The rules are the crate `session`'s; the world is behind [`port`].
+//! The rules are the crate `session`'s; the world is behind [`port`]. From the outside in:
+//!
+//! - [`sessions`]: what clients and workers ask of a session, on any replica;
+//! - [`feed`]: a session's records and previews, followed live;
+//! - [`replica`]: one process's share of the driving: heartbeats, claims, one [`driver`] a session, the drain;
+//! - [`transcript`]: what a model is sent;
+//! - [`memory`]: every port in memory, for tests, for the simulator and, in the bell's case, for one-process use.
+//!
+//! Nothing here reads a clock or draws a number by itself, so that a simulation can repeat any run.
 
+pub mod claims;
+pub mod feed;
+pub mod observer;
 pub mod port;
+pub mod replica;
+pub mod sessions;
+pub mod watch;
+pub mod world;
+
+pub use claims::LocalClaims;
+pub use feed::{Feed, FeedItem, From};
+pub use observer::Observer;
+pub use replica::{Replica, ReplicaConfig};
+pub use sessions::{CommandError, Outcome, Sessions};
+pub use watch::Watch;
+pub use world::World;

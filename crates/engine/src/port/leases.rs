@@ -37,6 +37,9 @@ pub trait Leases: Send + Sync + 'static {
     /// Gives up a claim without appending, leaving the wake-up as it is; a lost claim is no error.
     async fn release(&self, claim: &Claim) -> Result<(), StoreError>;
 
+    /// Every claim in force of this replica: so it finds one that it won in a call or an append whose answer was lost.
+    async fn held(&self, replica_id: &ReplicaId) -> Result<Vec<Claim>, StoreError>;
+
     /// When the next wake-up that lies in the future comes, for replicas that sleep until then.
     async fn next_wake(&self) -> Result<Option<session::Timestamp>, StoreError>;
 

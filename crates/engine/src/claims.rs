@@ -1,0 +1,104 @@
+//! How a claim that was won reaches the scheduler of this process, and how many it may hold.
+//!
+//! A claim is won by the scheduler's own passes or inside a client's append on this replica. Either way a slot is
+//! taken first, so that the limit holds without asking; a slot goes with its claim and is free again when the
+//! session is let go. A claim whose winner vanished (an answer lost, a request dropped in mid-append) is found
+//! again by [`Leases::held`](crate::port::Leases::held), which [`LocalClaims`] asks for by raising a flag.
+
+use std::sync::Arc;
+
+use session::State;
+use session::id::ReplicaId;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::port::{Claim, StoredRecord};
+
+/// The right to hold one more session.
+pub(crate) type Slot = OwnedSemaphorePermit;
+
+/// A claim that somebody has to drive from now on.
+pub(crate) struct Won {
+    pub(crate) claim: Claim,
+    pub(crate) taken_over: bool,
+    pub(crate) slot: Slot,
+    pub(crate) start: Option<Start>,
+}
+
+/// What the winner already knows of the session, to spare the driver the reads.
+pub(crate) struct Start {
+    pub(crate) state: State,
+    /// The last records, ending at `state.position`.
+    pub(crate) tail: Arc<[StoredRecord]>,
+}
+
+/// Through which client appends of this process claim sessions for its scheduler.
+#[derive(Clone)]
+pub struct LocalClaims {
+    replica_id: ReplicaId,
+    slots: Arc<Semaphore>,
+    won: mpsc::UnboundedSender<Won>,
+    doubt: Arc<Notify>,
+}
+
+impl LocalClaims {
+    pub(crate) fn new(replica_id: ReplicaId, sessions_max: usize) -> (Self, mpsc::UnboundedReceiver<Won>) {
+        let (won, receiver) = mpsc::unbounded_channel();
+        let slots = Arc::new(Semaphore::new(sessions_max.min(Semaphore::MAX_PERMITS)));
+        (Self { replica_id, slots, won, doubt: Arc::default() }, receiver)
+    }
+
+    pub(crate) fn replica_id(&self) -> &ReplicaId {
+        &self.replica_id
+    }
+
+    /// A slot, while there is room and the replica is not draining.
+    pub(crate) fn slot(&self) -> Option<Slot> {
+        Arc::clone(&self.slots).try_acquire_owned().ok()
+    }
+
+    /// How many more sessions may be held now.
+    pub(crate) fn free(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    /// Hands a claim to the scheduler.
+    pub(crate) fn hand_in(&self, won: Won) {
+        // A scheduler that is gone has retired its replica: the claim is anybody's.
+        let _ = self.won.send(won);
+    }
+
+    /// No slot is given from now on.
+    pub(crate) fn close(&self) {
+        self.slots.close();
+    }
+
+    /// A claim may have been won that nobody knows of.
+    pub(crate) fn doubt(&self) -> Doubt {
+        Doubt { notify: Arc::clone(&self.doubt), raised: true }
+    }
+
+    /// Waits until somebody doubts.
+    pub(crate) async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+}
+
+/// Tells the scheduler, when dropped, to look for claims that nobody knows of; unless it was settled.
+pub(crate) struct Doubt {
+    notify: Arc<Notify>,
+    raised: bool,
+}
+
+impl Doubt {
+    pub(crate) fn settle(mut self) {
+        self.raised = false;
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        if self.raised {
+            self.notify.notify_one();
+        }
+    }
+}

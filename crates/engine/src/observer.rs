@@ -1,0 +1,125 @@
+//! What a process tells of its work: the hooks behind the metrics.
+//!
+//! The engine says what happened, once, where it was done; names, labels and buckets are the server's.
+
+use session::event::{Event, ModelUsage, SessionErrorKind, TurnOutcome};
+use session::{State, Timestamp};
+
+use crate::port::StoredRecord;
+
+/// Why a session changed owners in mid-turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOver {
+    /// Its owner was told to stop.
+    Drain,
+    /// Its owner died.
+    Crash,
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TurnEnd {
+    pub outcome: TurnOutcome,
+    pub duration_seconds: f64,
+    /// Model requests answered.
+    pub requests: u32,
+}
+
+/// How a model request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestEnd<'a> {
+    pub model: &'a str,
+    pub usage: ModelUsage,
+    pub duration_seconds: f64,
+    pub error: Option<SessionErrorKind>,
+}
+
+/// How a tool call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolOutcome {
+    Succeeded,
+    Failed,
+}
+
+/// Hears of what this process does. Methods are called from many tasks and must return at once.
+pub trait Observer: Send + Sync + 'static {
+    /// How many sessions this process drives now.
+    fn active(&self, sessions: usize) {
+        let _ = sessions;
+    }
+
+    fn session_created(&self) {}
+
+    /// An append of this process opened a turn.
+    fn turn_started(&self) {}
+
+    /// An append of this process ended a turn.
+    fn turn_ended(&self, end: &TurnEnd) {
+        let _ = end;
+    }
+
+    /// Seconds from the start of a turn to the first text of its first answer.
+    fn time_to_first_token(&self, seconds: f64) {
+        let _ = seconds;
+    }
+
+    fn model_request_ended(&self, end: &RequestEnd<'_>) {
+        let _ = end;
+    }
+
+    fn tool_call(&self, tool: &str, outcome: ToolOutcome) {
+        let _ = (tool, outcome);
+    }
+
+    /// A claiming pass stopped at the limit of sessions held.
+    fn admission_cut_short(&self) {}
+
+    /// A session in mid-turn was let go.
+    fn handed_over(&self, reason: HandOver) {
+        let _ = reason;
+    }
+
+    /// A session in mid-turn was taken from another owner.
+    fn resumed(&self, reason: HandOver) {
+        let _ = reason;
+    }
+
+    /// A driver met its own fault: a panic, or a record that cannot be read.
+    fn driver_failed(&self) {}
+
+    fn draining(&self) {}
+
+    /// The drain is over.
+    fn drained(&self, seconds: f64) {
+        let _ = seconds;
+    }
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// Tells of the turns that an append of this process opened and ended.
+pub(crate) fn observe_turns(observer: &dyn Observer, before: Option<&State>, after: &State, appended: &[StoredRecord]) {
+    let mut started_at: Option<Timestamp> = before.and_then(|state| state.turn.as_ref()).map(|turn| turn.started_at);
+    let mut requests = before.and_then(|state| state.turn.as_ref()).map_or(0, |turn| turn.requests);
+    for stored in appended {
+        match &stored.record.event {
+            Event::Created(_) => observer.session_created(),
+            Event::ModelRequestEnd { is_error: false, .. } => requests += 1,
+            Event::TurnEnded { outcome } => {
+                let duration_seconds = started_at.take().map_or(0.0, |start| stored.record.at.seconds_since(start));
+                observer.turn_ended(&TurnEnd { outcome: *outcome, duration_seconds, requests });
+                requests = 0;
+            }
+            _ => {}
+        }
+    }
+    let ended = appended.iter().any(|stored| matches!(stored.record.event, Event::TurnEnded { .. }));
+    let had_turn = before.is_some_and(|state| state.turn.is_some()) && !ended;
+    if after.turn.is_some() && !had_turn {
+        observer.turn_started();
+    }
+}

@@ -1,0 +1,312 @@
+//! What clients and workers ask of a session, on any replica: load, decide, append, ring.
+//!
+//! A client append names no owner. It is guarded by the position alone: when somebody else was first, the session
+//! is read again and the command decided again. What an append has to do besides (wake the session, queue a work
+//! item) is read from the states around it, in [`consequences`]. The owner's appends are [`crate::driver`]'s.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use session::agent::AgentSnapshot;
+use session::event::{Created, Event};
+use session::id::SessionId;
+use session::{ClientEvent, Command, Decision, Record, Refusal, State, decide};
+use tokio::time::Duration;
+
+use crate::claims::{LocalClaims, Start, Won};
+use crate::observer::{Observer, Silent, observe_turns};
+use crate::port::{Append, AppendError, Fence, Frame, Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem};
+use crate::world::World;
+
+pub(crate) mod consequences;
+
+/// Conflicts in a row after which a command gives up.
+const CONFLICTS_MAX: u32 = 40;
+
+/// Agent snapshots kept at hand.
+const SNAPSHOTS_KEPT: usize = 128;
+
+/// The sessions, as a client of the engine sees them.
+#[derive(Clone)]
+pub struct Sessions {
+    world: World,
+    claims: Option<LocalClaims>,
+    observer: Arc<dyn Observer>,
+    snapshots: Arc<Mutex<VecDeque<CachedSnapshot>>>,
+}
+
+struct CachedSnapshot {
+    session_id: SessionId,
+    position: u64,
+    snapshot: Arc<AgentSnapshot>,
+}
+
+/// What a command did.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The session after the command.
+    pub state: State,
+    /// For each client event of the command, in order, the record that stores it.
+    /// A repeated answer has the record of the first one.
+    pub posted: Vec<StoredRecord>,
+    /// Every record that the command appended.
+    pub appended: Arc<[StoredRecord]>,
+}
+
+/// Why a command did nothing, or is not known to have done anything.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("session {0} does not exist")]
+    NotFound(SessionId),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The item token that the command came with is no longer its item's.
+    #[error("the work item's token has ended")]
+    TokenEnded,
+    /// Others kept appending first. Trying again later is right.
+    #[error("session {0} is too busy")]
+    Busy(SessionId),
+    /// Whether the command took place is unknown.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Sessions {
+    /// `claim_for` names the scheduler of this process, if it has one ([`crate::Replica::local_claims`]).
+    pub fn new(world: World, claim_for: Option<LocalClaims>) -> Self {
+        Self { world, claims: claim_for, observer: Arc::new(Silent), snapshots: Arc::default() }
+    }
+
+    /// The same, telling `observer` of the turns that its appends open and end.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Creates a session.
+    pub async fn create(&self, created: Created, initial_events: Vec<ClientEvent>) -> Result<Outcome, CommandError> {
+        let session_id = created.session_id.clone();
+        let command = Command::Create { created: Box::new(created), initial_events };
+        // The id is fresh; a conflict means that a lost answer is being made good, or a broken source of ids.
+        self.attempt(&session_id, None, &command, &Fence::Client).await?.ok_or(CommandError::Busy(session_id))
+    }
+
+    /// Does what `command` asks, or says why not.
+    pub async fn command(&self, id: &SessionId, command: Command, fence: Fence) -> Result<Outcome, CommandError> {
+        for conflicts in 0..CONFLICTS_MAX {
+            if conflicts > 1 {
+                let spread_ms = u128::from(conflicts.min(10) * 4);
+                tokio::time::sleep(Duration::from_millis((self.world.entropy.draw() % spread_ms) as u64)).await;
+            }
+            let loaded = self.world.log.load(id).await?.ok_or_else(|| CommandError::NotFound(id.clone()))?;
+            if let Some(outcome) = self.attempt(id, Some(loaded), &command, &fence).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(CommandError::Busy(id.clone()))
+    }
+
+    /// The session as its log tells it now; deleted sessions too, until they are purged.
+    pub async fn state(&self, id: &SessionId) -> Result<Option<State>, StoreError> {
+        Ok(self.world.log.load(id).await?.map(|loaded| loaded.state))
+    }
+
+    /// The agent that the session runs: the snapshot at `state.agent.position`.
+    pub async fn agent_snapshot(&self, state: &State) -> Result<Arc<AgentSnapshot>, StoreError> {
+        let (session_id, position) = (&state.session_id, state.agent.position);
+        if let Some(snapshot) = self.cached_snapshot(session_id, position) {
+            return Ok(snapshot);
+        }
+        let snapshot = read_agent_snapshot(&self.world, session_id, position).await?;
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        if snapshots.len() == SNAPSHOTS_KEPT {
+            snapshots.pop_front();
+        }
+        snapshots.push_back(CachedSnapshot {
+            session_id: session_id.clone(),
+            position,
+            snapshot: Arc::clone(&snapshot),
+        });
+        Ok(snapshot)
+    }
+
+    /// Ends the lease on a work item: what was exposed to its holder is closed as interrupted, and the item is
+    /// queued again if its session still needs a worker. `false` when the lease was revived or ended meanwhile, or
+    /// the session moved: the next pass sees what is left to do.
+    pub async fn end_lease(&self, item: &WorkItem) -> Result<bool, CommandError> {
+        let Some(seen) = item.last_sign_at() else {
+            return Ok(false);
+        };
+        let Some(loaded) = self.world.log.load(&item.session_id).await? else {
+            return Err(CommandError::NotFound(item.session_id.clone()));
+        };
+        let decision = self.decide_or_keep(&loaded.state, Command::EndLease)?;
+        let requeue = consequences::wants_worker(&decision.state);
+        let work = WorkChange::EndLease { work_id: item.id.clone(), seen, requeue };
+        Ok(self.commit(Some(&loaded), decision, Fence::Client, work).await?.is_some())
+    }
+
+    /// `None` when the session moved between the reading and the append.
+    async fn attempt(
+        &self,
+        id: &SessionId,
+        loaded: Option<Loaded>,
+        command: &Command,
+        fence: &Fence,
+    ) -> Result<Option<Outcome>, CommandError> {
+        let before = loaded.as_ref().map(|loaded| &loaded.state);
+        let mut ids = self.world.ids();
+        let decision = decide(before, command.clone(), &self.world.limits, self.world.clock.now(), &mut ids)?;
+        let work = consequences::work_change(command, before, &decision.state, &mut ids);
+        let positions = decision.posted.clone();
+        let Some(mut outcome) = self.commit(loaded.as_ref(), decision, fence.clone(), work).await? else {
+            return Ok(None);
+        };
+        for position in positions {
+            let posted = match at_position(&outcome.appended, position) {
+                Some(stored) => stored.clone(),
+                None => read_at(&self.world, id, position).await?,
+            };
+            outcome.posted.push(posted);
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Appends what was decided, and tells of it. `None` on a conflict.
+    async fn commit(
+        &self,
+        loaded: Option<&Loaded>,
+        decision: Decision,
+        fence: Fence,
+        work: WorkChange,
+    ) -> Result<Option<Outcome>, CommandError> {
+        let Decision { records, state, .. } = decision;
+        let due_now = consequences::due_now(&state, self.world.clock.now());
+        if records.is_empty() && work == WorkChange::None {
+            return Ok(Some(Outcome { state, posted: Vec::new(), appended: Arc::new([]) }));
+        }
+        let owned = loaded.is_some_and(|loaded| loaded.claim.is_some());
+        let slot = if due_now && !owned { self.claims.as_ref().and_then(LocalClaims::slot) } else { None };
+        let doubt = self.claims.as_ref().filter(|_| slot.is_some()).map(LocalClaims::doubt);
+        let wake = match (&self.claims, due_now) {
+            (_, false) => Wake::Keep,
+            (Some(claims), true) if slot.is_some() => Wake::Now { claim_for: Some(claims.replica_id().clone()) },
+            (_, true) => Wake::Now { claim_for: None },
+        };
+        let append = Append { records: records.clone(), state: state.clone(), fence, wake, work };
+        let appended = match self.world.log.append(append).await {
+            Ok(appended) => appended,
+            Err(error) => {
+                if let (Some(doubt), false) = (doubt, matches!(error, AppendError::Store(_))) {
+                    doubt.settle();
+                }
+                return match error {
+                    AppendError::Conflict => Ok(None),
+                    AppendError::TokenEnded | AppendError::Fenced => Err(CommandError::TokenEnded),
+                    AppendError::Store(error) => Err(error.into()),
+                };
+            }
+        };
+        let (stored, complete) = stored_records(records, |_| None);
+        observe_turns(&*self.observer, loaded.map(|loaded| &loaded.state), &state, &stored);
+        let bell = &self.world.bell;
+        if !stored.is_empty() {
+            bell.ring(Frame::Appended {
+                session_id: state.session_id.clone(),
+                position: state.position,
+                records: complete.then(|| Arc::clone(&stored)),
+            });
+        }
+        if appended.queued {
+            bell.ring(Frame::WorkQueued);
+        }
+        match (appended.claim, slot, &self.claims) {
+            (Some(claim), Some(slot), Some(claims)) => {
+                let tail = if complete { Arc::clone(&stored) } else { Arc::new([]) };
+                let start = Some(Start { state: state.clone(), tail });
+                claims.hand_in(Won { claim, taken_over: false, slot, start });
+            }
+            _ if due_now && !owned => bell.ring(Frame::Claimable),
+            _ => {}
+        }
+        if let Some(doubt) = doubt {
+            doubt.settle();
+        }
+        Ok(Some(Outcome { state, posted: Vec::new(), appended: stored }))
+    }
+
+    /// A command whose refusal means that the records stay as they are.
+    fn decide_or_keep(&self, state: &State, command: Command) -> Result<Decision, CommandError> {
+        let mut ids = self.world.ids();
+        match decide(Some(state), command, &self.world.limits, self.world.clock.now(), &mut ids) {
+            Ok(decision) => Ok(decision),
+            Err(Refusal::Overtaken | Refusal::Gone(_) | Refusal::Invalid { .. } | Refusal::Conflict { .. }) => {
+                Ok(Decision { records: Vec::new(), state: state.clone(), posted: Vec::new() })
+            }
+        }
+    }
+
+    fn cached_snapshot(&self, session_id: &SessionId, position: u64) -> Option<Arc<AgentSnapshot>> {
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = snapshots.iter().position(|entry| entry.position == position && entry.session_id == *session_id)?;
+        let entry = snapshots.remove(index)?;
+        let snapshot = Arc::clone(&entry.snapshot);
+        snapshots.push_back(entry);
+        Some(snapshot)
+    }
+}
+
+/// The agent snapshot that the record at `position` holds.
+pub(crate) async fn read_agent_snapshot(
+    world: &World,
+    session_id: &SessionId,
+    position: u64,
+) -> Result<Arc<AgentSnapshot>, StoreError> {
+    match read_at(world, session_id, position).await?.record.event {
+        Event::Created(created) => Ok(Arc::new(created.agent)),
+        Event::Updated { agent: Some(agent), .. } => Ok(Arc::new(*agent)),
+        other => Err(StoreError::Corrupt(format!(
+            "session {session_id} expects an agent snapshot at position {position}, found {}",
+            other.kind()
+        ))),
+    }
+}
+
+/// The record at `position`, which is known to exist.
+async fn read_at(world: &World, session_id: &SessionId, position: u64) -> Result<StoredRecord, StoreError> {
+    let mut found = world.log.read(session_id, position.saturating_sub(1), 1).await?;
+    match found.pop() {
+        Some(stored) if stored.record.position == position => Ok(stored),
+        _ => Err(StoreError::Corrupt(format!("session {session_id} has no record at position {position}"))),
+    }
+}
+
+/// The records as they will be read, and whether every one of them is complete: an [`Event::Processed`] needs its
+/// received event, which is among the records or comes from `lookup`.
+pub(crate) fn stored_records(
+    records: Vec<Record>,
+    lookup: impl Fn(u64) -> Option<Event>,
+) -> (Arc<[StoredRecord]>, bool) {
+    let mut complete = true;
+    let mut stored: Vec<StoredRecord> = Vec::with_capacity(records.len());
+    for record in records {
+        let received = match &record.event {
+            Event::Processed { received, .. } => {
+                let event = at_position(&stored, *received)
+                    .map(|stored| stored.record.event.clone())
+                    .or_else(|| lookup(*received));
+                complete &= event.is_some();
+                event
+            }
+            _ => None,
+        };
+        stored.push(StoredRecord { record, received });
+    }
+    (stored.into(), complete)
+}
+
+/// The record at `position` among records without gaps.
+fn at_position(records: &[StoredRecord], position: u64) -> Option<&StoredRecord> {
+    let first = records.first()?.record.position;
+    records.get(usize::try_from(position.checked_sub(first)?).ok()?)
+}

@@ -1,0 +1,31 @@
+//! Everything that one process reaches the world through, handed around as one cheap clone.
+
+use std::sync::Arc;
+
+use session::{Ids, Limits};
+
+use crate::port::{Bell, Clock, Definitions, Entropy, EventLog, Leases, Model, WorkQueue};
+use crate::watch::Watch;
+
+/// The ports of one process, and the limits that its operator set.
+#[derive(Clone)]
+pub struct World {
+    pub log: Arc<dyn EventLog>,
+    pub leases: Arc<dyn Leases>,
+    pub work: Arc<dyn WorkQueue>,
+    pub definitions: Arc<dyn Definitions>,
+    pub bell: Arc<dyn Bell>,
+    pub model: Arc<dyn Model>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub limits: Limits,
+    /// The sessions that this process follows; made with `Arc::default()`, one a process.
+    pub watch: Arc<Watch>,
+}
+
+impl World {
+    /// Ids for one decision.
+    pub(crate) fn ids(&self) -> Ids {
+        Ids::from_seed(self.entropy.draw())
+    }
+}
