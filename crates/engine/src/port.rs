@@ -5,6 +5,7 @@
 //! an error of kind [`StoreError`] means that nothing is known to have happened.
 
 pub mod bell;
+pub mod blobs;
 pub mod clock;
 pub mod definitions;
 pub mod leases;
@@ -13,6 +14,7 @@ pub mod model;
 pub mod work_queue;
 
 pub use bell::{Bell, Frame, Listener, Preview, PreviewDelta, Topic};
+pub use blobs::{BlobHash, Blobs};
 pub use clock::{Clock, Entropy};
 pub use definitions::{Agent, Definitions, Environment, EnvironmentConfig, EnvironmentKey, Networking};
 pub use leases::{Claim, Leases};
