@@ -12,6 +12,7 @@
 
 pub mod claims;
 pub mod feed;
+pub mod memory;
 pub mod observer;
 pub mod port;
 pub mod replica;

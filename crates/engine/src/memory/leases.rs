@@ -1,0 +1,115 @@
+//! Replicas, heartbeats and claims in memory.
+
+use async_trait::async_trait;
+use session::Timestamp;
+use session::id::{ReplicaId, SessionId};
+
+use super::store::{MemoryStore, ReplicaRow, Tables};
+use crate::port::leases::Claimed;
+use crate::port::{Claim, Leases, StoreError};
+
+/// A replica whose connection is gone is dead after this many milliseconds without a heartbeat.
+const DISCONNECTED_DEAD_MS: i64 = 500;
+
+/// Any other replica is dead after this many.
+const SILENT_DEAD_MS: i64 = 3_000;
+
+/// A judge that paused for longer than this many milliseconds between two beats starts counting anew.
+const PAUSE_MS: i64 = 1_000;
+
+impl Tables {
+    /// Whether `judge` may take what `owner` holds.
+    fn is_dead(&self, owner: &ReplicaId, judge: &ReplicaId, now: Timestamp) -> bool {
+        let Some(row) = self.replicas.get(owner) else {
+            return true;
+        };
+        if row.retired {
+            return true;
+        }
+        if owner == judge {
+            return false;
+        }
+        let watched_since = self.replicas.get(judge).map_or(now, |judge| judge.beating_since);
+        let silent_since = row.last_beat.max(watched_since);
+        let dead_ms = if row.disconnected { DISCONNECTED_DEAD_MS } else { SILENT_DEAD_MS };
+        silent_since.plus_millis(dead_ms) <= now
+    }
+}
+
+#[async_trait]
+impl Leases for MemoryStore {
+    async fn register(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {
+        let now = self.now();
+        let row = ReplicaRow { last_beat: now, beating_since: now, retired: false, disconnected: false };
+        self.tables().replicas.insert(replica_id.clone(), row);
+        Ok(())
+    }
+
+    async fn heartbeat(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {
+        let now = self.now();
+        if let Some(row) = self.tables().replicas.get_mut(replica_id) {
+            if row.last_beat.plus_millis(PAUSE_MS) < now {
+                row.beating_since = now;
+            }
+            row.last_beat = now;
+            row.disconnected = false;
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, replica_id: &ReplicaId, limit: usize) -> Result<Vec<Claimed>, StoreError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let mut due: Vec<(Timestamp, SessionId)> = tables
+            .sessions
+            .iter()
+            .filter_map(|(id, row)| Some((row.wake_at.filter(|at| *at <= now)?, id, row)))
+            .filter(|(_, _, row)| row.owner.as_ref().is_none_or(|owner| tables.is_dead(owner, replica_id, now)))
+            .map(|(at, id, _)| (at, id.clone()))
+            .collect();
+        due.sort();
+        due.truncate(limit);
+        let mut claimed = Vec::with_capacity(due.len());
+        for (_, session_id) in due {
+            let Some(row) = tables.sessions.get_mut(&session_id) else { continue };
+            let taken_over = row.owner.replace(replica_id.clone()).is_some();
+            row.epoch += 1;
+            let claim = Claim { session_id, replica_id: replica_id.clone(), epoch: row.epoch };
+            claimed.push(Claimed { claim, taken_over });
+        }
+        Ok(claimed)
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+        if let Some(row) = self.tables().sessions.get_mut(&claim.session_id)
+            && row.owner.as_ref() == Some(&claim.replica_id)
+            && row.epoch == claim.epoch
+        {
+            row.owner = None;
+        }
+        Ok(())
+    }
+
+    async fn held(&self, replica_id: &ReplicaId) -> Result<Vec<Claim>, StoreError> {
+        let tables = self.tables();
+        let held = tables.sessions.iter().filter(|(_, row)| row.owner.as_ref() == Some(replica_id));
+        let claim = |(id, row): (&SessionId, &super::store::SessionRow)| Claim {
+            session_id: id.clone(),
+            replica_id: replica_id.clone(),
+            epoch: row.epoch,
+        };
+        Ok(held.map(claim).collect())
+    }
+
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        let now = self.now();
+        Ok(self.tables().sessions.values().filter_map(|row| row.wake_at).filter(|at| *at > now).min())
+    }
+
+    async fn retire(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {
+        if let Some(row) = self.tables().replicas.get_mut(replica_id) {
+            row.retired = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! The event log in memory.
+
+use async_trait::async_trait;
+use session::event::Event;
+use session::id::SessionId;
+use session::{Form, Timestamp};
+
+use super::store::{MemoryStore, SessionRow, Tables, in_range, page};
+use crate::port::{
+    Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order, StoreError,
+    StoredRecord, Wake, WorkChange,
+};
+
+impl Tables {
+    fn check_fence(&self, session_id: &SessionId, fence: &Fence) -> Result<(), AppendError> {
+        let row = self.sessions.get(session_id);
+        match fence {
+            Fence::Client => Ok(()),
+            Fence::Owner(claim) => match row {
+                Some(row) if row.owner.as_ref() == Some(&claim.replica_id) && row.epoch == claim.epoch => Ok(()),
+                _ => Err(AppendError::Fenced),
+            },
+            Fence::ItemToken { work_id, token_hash } => match self.items.get(work_id) {
+                Some(row)
+                    if row.item.session_id == *session_id && row.token_hash.as_deref() == Some(token_hash.as_str()) =>
+                {
+                    Ok(())
+                }
+                _ => Err(AppendError::TokenEnded),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryStore {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let now = self.now();
+        let Append { records, state, fence, wake, work } = append;
+        let session_id = state.session_id.clone();
+        let guard = state.position - records.len() as u64;
+        let mut tables = self.tables();
+        tables.check_fence(&session_id, &fence)?;
+        let position = tables.sessions.get(&session_id).map_or(0, |row| row.state.position);
+        if position != guard {
+            return Err(AppendError::Conflict);
+        }
+        if let WorkChange::EndLease { work_id, seen, .. } = &work
+            && tables.items.get(work_id).and_then(|row| row.item.last_sign_at()) != Some(*seen)
+        {
+            return Err(AppendError::Conflict);
+        }
+        let row = tables.sessions.entry(session_id.clone()).or_insert_with(|| SessionRow {
+            records: Vec::new(),
+            state: state.clone(),
+            owner: None,
+            epoch: 0,
+            wake_at: None,
+            item: None,
+        });
+        for record in records {
+            let received = match &record.event {
+                Event::Processed { received, .. } => {
+                    row.records.get(*received as usize - 1).map(|stored| stored.record.event.clone())
+                }
+                _ => None,
+            };
+            row.records.push(StoredRecord { record, received });
+        }
+        row.state = state;
+        let claim = row.wake(&session_id, wake, now);
+        let queued = tables.change_work(&session_id, work, now);
+        Ok(Appended { claim, queued })
+    }
+
+    async fn load(&self, session_id: &SessionId) -> Result<Option<Loaded>, StoreError> {
+        let tables = self.tables();
+        Ok(tables.sessions.get(session_id).map(|row| Loaded {
+            state: row.state.clone(),
+            claim: row.owner.as_ref().map(|owner| Claim {
+                session_id: session_id.clone(),
+                replica_id: owner.clone(),
+                epoch: row.epoch,
+            }),
+        }))
+    }
+
+    async fn read(&self, session_id: &SessionId, after: u64, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
+        let tables = self.tables();
+        let records = tables.sessions.get(session_id).map_or(&[][..], |row| &row.records);
+        Ok(records.iter().skip(usize::try_from(after).unwrap_or(usize::MAX)).take(limit).cloned().collect())
+    }
+
+    async fn list(&self, list: &ListEvents) -> Result<Vec<StoredRecord>, StoreError> {
+        let tables = self.tables();
+        let Some(row) = tables.sessions.get(&list.session_id) else {
+            return Ok(Vec::new());
+        };
+        let wanted = |stored: &&StoredRecord| {
+            stored.record.event.form() == Form::Final
+                && (list.types.is_empty() || list.types.contains(stored.kind()))
+                && in_range(list.processed, stored.record.at)
+        };
+        let position = |stored: &StoredRecord| stored.record.position;
+        Ok(match list.order {
+            Order::Ascending => row
+                .records
+                .iter()
+                .filter(|stored| list.after.is_none_or(|after| position(stored) > after))
+                .filter(wanted)
+                .take(list.limit)
+                .cloned()
+                .collect(),
+            Order::Descending => row
+                .records
+                .iter()
+                .rev()
+                .filter(|stored| list.after.is_none_or(|after| position(stored) < after))
+                .filter(wanted)
+                .take(list.limit)
+                .cloned()
+                .collect(),
+        })
+    }
+
+    async fn list_sessions(&self, list: &ListSessions) -> Result<Vec<session::State>, StoreError> {
+        let tables = self.tables();
+        let found = tables.sessions.values().map(|row| &row.state).filter(|state| {
+            !state.deleted
+                && list.agent_id.as_ref().is_none_or(|id| *id == state.agent.id)
+                && list.agent_version.is_none_or(|version| version == state.agent.version)
+                && in_range(list.created, state.created_at)
+                && (list.include_archived || state.archived_at.is_none())
+                && (list.statuses.is_empty() || list.statuses.contains(&state.status))
+        });
+        let key = |state: &&session::State| (state.created_at, state.session_id.to_string());
+        Ok(page(found, key, list.order, list.after.as_ref(), list.limit).into_iter().cloned().collect())
+    }
+
+    async fn positions(&self, sessions: &[SessionId]) -> Result<Vec<(SessionId, u64)>, StoreError> {
+        let tables = self.tables();
+        let position = |id: &SessionId| Some((id.clone(), tables.sessions.get(id)?.state.position));
+        Ok(sessions.iter().filter_map(position).collect())
+    }
+
+    async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let mut tables = self.tables();
+        let gone: Vec<SessionId> = tables
+            .sessions
+            .iter()
+            .filter(|(_, row)| row.state.deleted && row.state.last_at < before)
+            .map(|(id, _)| id.clone())
+            .take(limit)
+            .collect();
+        for id in &gone {
+            tables.sessions.remove(id);
+            tables.items.retain(|_, row| row.item.session_id != *id);
+        }
+        Ok(gone.len())
+    }
+}
+
+impl SessionRow {
+    /// Wakes or releases the session; the claim, if one was asked for and won.
+    fn wake(&mut self, session_id: &SessionId, wake: Wake, now: Timestamp) -> Option<Claim> {
+        match wake {
+            Wake::Keep => None,
+            Wake::Release { wake_at } => {
+                self.owner = None;
+                self.wake_at = wake_at;
+                None
+            }
+            Wake::Now { claim_for } => {
+                self.wake_at = Some(self.wake_at.map_or(now, |at| at.min(now)));
+                let replica_id = claim_for.filter(|_| self.owner.is_none())?;
+                self.owner = Some(replica_id.clone());
+                self.epoch += 1;
+                Some(Claim { session_id: session_id.clone(), replica_id, epoch: self.epoch })
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the memory store holds, and how its ports get at it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, ReplicaId, SessionId, WorkId};
+use session::{State, Timestamp};
+
+use crate::port::{After, Agent, Clock, Environment, EnvironmentKey, Order, StoredRecord, TimeRange, WorkItem};
+
+/// A database in memory, implementing every port that a real store implements.
+///
+/// It outlives the replicas that use it. Its time is the clock it was made with.
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) sessions: BTreeMap<SessionId, SessionRow>,
+    pub(super) replicas: BTreeMap<ReplicaId, ReplicaRow>,
+    pub(super) items: BTreeMap<WorkId, ItemRow>,
+    /// Counts items, so that equal times still have an order.
+    pub(super) items_made: u64,
+    /// When each worker last polled, by pool and worker id.
+    pub(super) polls: BTreeMap<(String, String), Timestamp>,
+    /// Versions of each agent, oldest first.
+    pub(super) agents: BTreeMap<AgentId, Vec<Agent>>,
+    pub(super) environments: BTreeMap<EnvironmentId, Environment>,
+    pub(super) keys: BTreeMap<EnvironmentKeyId, EnvironmentKey>,
+}
+
+pub(super) struct SessionRow {
+    pub(super) records: Vec<StoredRecord>,
+    pub(super) state: State,
+    pub(super) owner: Option<ReplicaId>,
+    pub(super) epoch: u64,
+    pub(super) wake_at: Option<Timestamp>,
+    /// The item that is not stopped.
+    pub(super) item: Option<WorkId>,
+}
+
+pub(super) struct ReplicaRow {
+    pub(super) last_beat: Timestamp,
+    /// Since when it has beaten without a pause.
+    pub(super) beating_since: Timestamp,
+    pub(super) retired: bool,
+    /// Its connection was seen to break.
+    pub(super) disconnected: bool,
+}
+
+pub(super) struct ItemRow {
+    pub(super) item: WorkItem,
+    pub(super) order: u64,
+    pub(super) handed_out_at: Option<Timestamp>,
+    pub(super) token_hash: Option<String>,
+}
+
+impl MemoryStore {
+    /// An empty store whose time is `clock`'s.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, tables: Mutex::default() }
+    }
+
+    /// Notes that a replica's connection broke: it counts as dead after half a second without a heartbeat.
+    pub fn disconnect(&self, replica_id: &ReplicaId) {
+        if let Some(replica) = self.tables().replicas.get_mut(replica_id) {
+            replica.disconnected = true;
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+        // Every call checks before it changes anything, so a panic leaves the tables whole.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether `at` lies in the range.
+pub(super) fn in_range(range: TimeRange, at: Timestamp) -> bool {
+    range.from.is_none_or(|from| from <= at) && range.before.is_none_or(|before| at < before)
+}
+
+/// One page of resources ordered by creation and id.
+pub(super) fn page<T>(
+    found: impl Iterator<Item = T>,
+    key: impl Fn(&T) -> (Timestamp, String),
+    order: Order,
+    after: Option<&After>,
+    limit: usize,
+) -> Vec<T> {
+    let mut rows: Vec<((Timestamp, String), T)> = found.map(|row| (key(&row), row)).collect();
+    rows.sort_by(|left, right| left.0.cmp(&right.0));
+    if order == Order::Descending {
+        rows.reverse();
+    }
+    let behind = |key: &(Timestamp, String)| {
+        after.is_none_or(|after| {
+            let mark = (after.created_at, after.id.clone());
+            match order {
+                Order::Ascending => *key > mark,
+                Order::Descending => *key < mark,
+            }
+        })
+    };
+    rows.into_iter().filter(|(key, _)| behind(key)).take(limit).map(|(_, row)| row).collect()
+}
