@@ -1,1 +1,20 @@
-//! placeholder
+//! Where sessions, definitions and the work queue are kept: SQLite for one process, PostgreSQL for many.
+//!
+//! [`SqliteStore`] and [`PostgresStore`] implement the ports of `engine::port` that need a database, and only they
+//! name sqlx. Both pass the suite of `engine::contract`. What they share is here: [`row`] between the types of the
+//! ports and columns, [`body`] for the content of records, [`failure`] for what a database says, [`migration`] for
+//! the schema. SQL stands in each dialect's own folder, one file a port, readable as it is sent.
+//!
+//! What happens in a session is decided by the crate `session`; when to claim and what to do next, by `engine`.
+
+mod blobs;
+mod body;
+mod failure;
+mod migration;
+mod row;
+mod sqlite;
+mod work;
+
+pub use blobs::FolderBlobs;
+pub use migration::MigrationStatus;
+pub use sqlite::{OpenError, SqliteStore};

@@ -1,0 +1,380 @@
+//! The event log in SQLite.
+
+use async_trait::async_trait;
+use engine::port::{
+    Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order, StoreError,
+    StoredRecord, Wake, WorkChange,
+};
+use futures::TryStreamExt as _;
+use session::id::SessionId;
+use session::{State, Timestamp};
+use sqlx::{query, query_scalar};
+
+use super::{Connection, SqliteStore, work_queue};
+use crate::body::{Body, RecordRow};
+use crate::failure::store_error;
+use crate::row::{self, Columns as _, RecordColumns, SessionColumns, integer, row_limit};
+
+/// How many records are folded at a time when a snapshot cannot be read.
+const FOLD_RECORDS: usize = 1000;
+
+macro_rules! select_records {
+    ($rest:literal) => {
+        concat!(
+            "SELECT r.position, r.at, r.version, r.body, r.blob, ",
+            "q.version AS received_version, q.body AS received_body, q.blob AS received_blob ",
+            "FROM records r LEFT JOIN records q ON q.session_id = r.session_id AND q.position = r.refers_to ",
+            $rest
+        )
+    };
+}
+
+#[async_trait]
+impl EventLog for SqliteStore {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let session = SessionColumns::of(&append)?;
+        let records = RecordColumns::of(&append);
+        let now = self.now();
+        // Until the append has committed, nothing may find its blobs unreferenced.
+        let _references = self.references.read().await;
+        let bodies = self.bodies.write(&append.records).await?;
+        self.writer
+            .write(move |connection| {
+                Box::pin(async move { write(connection, &append, &session, &records, &bodies, now).await })
+            })
+            .await
+    }
+
+    async fn load(&self, session_id: &SessionId) -> Result<Option<Loaded>, StoreError> {
+        let found = query("SELECT position, epoch, owner, snapshot_format, snapshot FROM sessions WHERE id = ?")
+            .bind(session_id.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(store_error)?;
+        let Some(found) = found else { return Ok(None) };
+        let state = self.fold_to(session_id, row::snapshot(&found)?, found.counter("position")?).await?;
+        row::loaded(&found, state).map(Some)
+    }
+
+    async fn read(&self, session_id: &SessionId, after: u64, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
+        let rows = query(select_records!("WHERE r.session_id = ? AND r.position > ? ORDER BY r.position LIMIT ?"))
+            .bind(session_id.as_str())
+            .bind(integer(after))
+            .bind(row_limit(limit))
+            .fetch(&self.readers)
+            .map_err(store_error)
+            .and_then(async |row| RecordRow::of(&row))
+            .try_collect()
+            .await?;
+        self.bodies.read(rows).await
+    }
+
+    async fn list(&self, list: &ListEvents) -> Result<Vec<StoredRecord>, StoreError> {
+        let (statement, start) = match list.order {
+            Order::Ascending => (
+                select_records!(
+                    "WHERE r.session_id = ? AND r.form = 'final' AND r.position > ? \
+                     AND (? IS NULL OR r.kind IN (SELECT value FROM json_each(?))) \
+                     AND r.at >= ? AND r.at < ? ORDER BY r.position LIMIT ?"
+                ),
+                0,
+            ),
+            Order::Descending => (
+                select_records!(
+                    "WHERE r.session_id = ? AND r.form = 'final' AND r.position < ? \
+                     AND (? IS NULL OR r.kind IN (SELECT value FROM json_each(?))) \
+                     AND r.at >= ? AND r.at < ? ORDER BY r.position DESC LIMIT ?"
+                ),
+                i64::MAX,
+            ),
+        };
+        let types = if list.types.is_empty() { None } else { Some(row::to_json(&list.types)?) };
+        let rows = query(statement)
+            .bind(list.session_id.as_str())
+            .bind(list.after.map_or(start, integer))
+            .bind(types.as_deref())
+            .bind(types.as_deref())
+            .bind(list.processed.from.map_or(i64::MIN, Timestamp::as_micros))
+            .bind(list.processed.before.map_or(i64::MAX, Timestamp::as_micros))
+            .bind(row_limit(list.limit))
+            .fetch(&self.readers)
+            .map_err(store_error)
+            .and_then(async |row| RecordRow::of(&row))
+            .try_collect()
+            .await?;
+        self.bodies.read(rows).await
+    }
+
+    async fn list_sessions(&self, list: &ListSessions) -> Result<Vec<State>, StoreError> {
+        macro_rules! select_sessions {
+            ($rest:literal) => {
+                concat!(
+                    "SELECT id, position, snapshot_format, snapshot FROM sessions WHERE deleted_at IS NULL ",
+                    "AND (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR agent_version = ?2) ",
+                    "AND created_at >= ?3 AND created_at < ?4 AND (?5 OR archived_at IS NULL) ",
+                    "AND (?6 IS NULL OR status IN (SELECT value FROM json_each(?6))) ",
+                    $rest
+                )
+            };
+        }
+        let statement = match list.order {
+            Order::Ascending => {
+                select_sessions!("AND (?7 IS NULL OR (created_at, id) > (?7, ?8)) ORDER BY created_at, id LIMIT ?9")
+            }
+            Order::Descending => select_sessions!(
+                "AND (?7 IS NULL OR (created_at, id) < (?7, ?8)) ORDER BY created_at DESC, id DESC LIMIT ?9"
+            ),
+        };
+        let statuses: Vec<&str> = list.statuses.iter().copied().map(row::status).collect();
+        let statuses = if statuses.is_empty() { None } else { Some(row::to_json(&statuses)?) };
+        let rows = query(statement)
+            .bind(list.agent_id.as_ref().map(|id| id.as_str()))
+            .bind(list.agent_version)
+            .bind(list.created.from.map_or(i64::MIN, Timestamp::as_micros))
+            .bind(list.created.before.map_or(i64::MAX, Timestamp::as_micros))
+            .bind(list.include_archived)
+            .bind(statuses)
+            .bind(list.after.as_ref().map(|after| after.created_at.as_micros()))
+            .bind(list.after.as_ref().map(|after| after.id.as_str()))
+            .bind(row_limit(list.limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error)?;
+        let mut states = Vec::with_capacity(rows.len());
+        for found in rows {
+            let id = SessionId::from(found.text("id")?);
+            states.push(self.fold_to(&id, row::snapshot(&found)?, found.counter("position")?).await?);
+        }
+        Ok(states)
+    }
+
+    async fn positions(&self, sessions: &[SessionId]) -> Result<Vec<(SessionId, u64)>, StoreError> {
+        query("SELECT id, position FROM sessions WHERE id IN (SELECT value FROM json_each(?))")
+            .bind(row::to_json(&sessions)?)
+            .fetch(&self.readers)
+            .map_err(store_error)
+            .and_then(async |row| Ok((row.text("id")?.into(), row.counter("position")?)))
+            .try_collect()
+            .await
+    }
+
+    async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let _references = self.references.write().await;
+        let (sessions, orphans) =
+            self.writer.write(move |connection| Box::pin(remove(connection, before, limit))).await?;
+        if let Some(blobs) = self.bodies.blobs() {
+            for hash in orphans.iter().filter_map(|hash| engine::port::BlobHash::parse(hash)) {
+                blobs.remove(&hash).await?;
+            }
+        }
+        Ok(sessions)
+    }
+}
+
+impl SqliteStore {
+    /// The state at `position`: the snapshot with the records behind it, or all records when there is none to read.
+    async fn fold_to(
+        &self,
+        session_id: &SessionId,
+        snapshot: Option<State>,
+        position: u64,
+    ) -> Result<State, StoreError> {
+        let mut state = snapshot;
+        loop {
+            let folded = state.as_ref().map_or(0, |state| state.position);
+            if folded >= position {
+                break;
+            }
+            let tail = self.read(session_id, folded, FOLD_RECORDS).await?;
+            if tail.is_empty() {
+                break;
+            }
+            state = session::fold(state, tail.iter().map(|stored| &stored.record));
+            if state.is_none() {
+                break;
+            }
+        }
+        state.ok_or_else(|| StoreError::Corrupt(format!("session {session_id} does not begin with its creation")))
+    }
+}
+
+/// One append inside its transaction, which is undone when this fails.
+async fn write(
+    connection: &mut Connection,
+    append: &Append,
+    session: &SessionColumns,
+    records: &[RecordColumns],
+    bodies: &[Body],
+    now: i64,
+) -> Result<Appended, AppendError> {
+    if let Fence::ItemToken { work_id, token_hash } = &append.fence {
+        work_queue::check_token(connection, work_id, &session.id, token_hash).await?;
+    }
+    let claim = advance(connection, append, session, now).await?;
+    insert(connection, &session.id, records, bodies).await?;
+    let queued = match &append.work {
+        WorkChange::None => false,
+        WorkChange::Ensure { work_id } => work_queue::ensure(connection, work_id, session, now).await?,
+        WorkChange::EndLease { work_id, seen, requeue } => {
+            work_queue::end_lease(connection, work_id, &session.id, *seen, *requeue, now).await?;
+            false
+        }
+        WorkChange::Stop => {
+            work_queue::stop_session(connection, &session.id, now).await?;
+            false
+        }
+    };
+    Ok(Appended { claim, queued })
+}
+
+/// Moves the session's row on, if the guard and the claim hold. The only writer needs no cleverness to look first.
+async fn advance(
+    connection: &mut Connection,
+    append: &Append,
+    session: &SessionColumns,
+    now: i64,
+) -> Result<Option<Claim>, AppendError> {
+    let found = query("SELECT position, epoch, owner, wake_at FROM sessions WHERE id = ?")
+        .bind(&session.id)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(store_error)?;
+    let (position, epoch, owner, wake_at) = match &found {
+        Some(found) => (
+            Some(found.integer("position")?),
+            found.integer("epoch")?,
+            found.text_or_null("owner")?,
+            found.integer_or_null("wake_at")?,
+        ),
+        None => (None, 0, None, None),
+    };
+    if let (Some(replica), Some(claimed)) = row::owner_fence(&append.fence)
+        && (owner.as_deref(), epoch) != (Some(replica), claimed)
+    {
+        return Err(AppendError::Fenced);
+    }
+    let expected = if session.creates() { None } else { Some(session.expected) };
+    if position != expected {
+        return Err(AppendError::Conflict);
+    }
+
+    let claim_for = match &append.wake {
+        Wake::Now { claim_for: Some(replica) } if owner.is_none() => Some(replica.clone()),
+        _ => None,
+    };
+    let epoch = epoch + i64::from(claim_for.is_some());
+    let wake_at = match &append.wake {
+        Wake::Keep => wake_at,
+        Wake::Now { .. } => Some(wake_at.map_or(now, |wake_at| wake_at.min(now))),
+        Wake::Release { wake_at } => wake_at.map(Timestamp::as_micros),
+    };
+    let owner = match (&append.wake, &claim_for) {
+        (Wake::Release { .. }, _) => None,
+        (_, Some(replica)) => Some(replica.as_str().to_owned()),
+        (_, None) => owner,
+    };
+    let statement = if session.creates() {
+        "INSERT INTO sessions (id, position, epoch, owner, wake_at, status, agent_id, agent_version, environment_id, \
+         created_at, archived_at, deleted_at, snapshot_format, snapshot) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+    } else {
+        "UPDATE sessions SET position = ?2, epoch = ?3, owner = ?4, wake_at = ?5, status = ?6, agent_id = ?7, \
+         agent_version = ?8, environment_id = ?9, created_at = ?10, archived_at = ?11, \
+         deleted_at = CASE WHEN ?12 IS NULL THEN NULL ELSE COALESCE(deleted_at, ?12) END, \
+         snapshot_format = ?13, snapshot = ?14 WHERE id = ?1"
+    };
+    query(statement)
+        .bind(&session.id)
+        .bind(session.position)
+        .bind(epoch)
+        .bind(owner)
+        .bind(wake_at)
+        .bind(session.status)
+        .bind(&session.agent_id)
+        .bind(session.agent_version)
+        .bind(&session.environment_id)
+        .bind(session.created_at)
+        .bind(session.archived_at)
+        .bind(session.deleted_at)
+        .bind(session.snapshot_format)
+        .bind(&session.snapshot)
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(claim_for.map(|replica_id| Claim {
+        session_id: session.id.as_str().into(),
+        replica_id,
+        epoch: u64::try_from(epoch).unwrap_or_default(),
+    }))
+}
+
+async fn insert(
+    connection: &mut Connection,
+    session_id: &str,
+    records: &[RecordColumns],
+    bodies: &[Body],
+) -> Result<(), AppendError> {
+    for (record, body) in records.iter().zip(bodies) {
+        query(
+            "INSERT INTO records (session_id, position, form, kind, event_id, refers_to, version, at, body, blob) \
+             VALUES (?1, ?2, ?3, COALESCE(?4, (SELECT kind FROM records WHERE session_id = ?1 AND position = ?6), \
+             'log.processed'), ?5, ?6, ?7, ?8, ?9, ?10)",
+        )
+        .bind(session_id)
+        .bind(record.position)
+        .bind(record.form)
+        .bind(record.kind)
+        .bind(&record.event_id)
+        .bind(record.refers_to)
+        .bind(body.version)
+        .bind(record.at)
+        .bind(&body.text)
+        .bind(&body.blob)
+        .execute(&mut *connection)
+        .await
+        .map_err(store_error)?;
+    }
+    Ok(())
+}
+
+/// Removes sessions with everything that is theirs; returns how many, and the blobs that nothing refers to any more.
+async fn remove(
+    connection: &mut Connection,
+    before: Timestamp,
+    limit: usize,
+) -> Result<(usize, Vec<String>), StoreError> {
+    let sessions: Vec<String> =
+        query_scalar("SELECT id FROM sessions WHERE deleted_at < ? ORDER BY deleted_at LIMIT ?")
+            .bind(before.as_micros())
+            .bind(row_limit(limit))
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(store_error)?;
+    let mut orphans = Vec::new();
+    for id in &sessions {
+        let blobs: Vec<String> =
+            query_scalar("SELECT DISTINCT blob FROM records WHERE session_id = ? AND blob IS NOT NULL")
+                .bind(id)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(store_error)?;
+        for statement in [
+            "DELETE FROM records WHERE session_id = ?",
+            "DELETE FROM work_items WHERE session_id = ?",
+            "DELETE FROM sessions WHERE id = ?",
+        ] {
+            query(statement).bind(id).execute(&mut *connection).await.map_err(store_error)?;
+        }
+        for blob in blobs {
+            let used: bool = query_scalar("SELECT EXISTS (SELECT 1 FROM records WHERE blob = ?)")
+                .bind(&blob)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(store_error)?;
+            if !used {
+                orphans.push(blob);
+            }
+        }
+    }
+    Ok((sessions.len(), orphans))
+}
