@@ -1,1 +1,13 @@
-//! Logs and metrics.
+//! What the process tells about itself: log lines on standard output, metrics on a listener of their own.
+//!
+//! [`log`] writes the lines, [`metrics`] holds every series and hears what engine and API report, [`process`] adds
+//! what the kernel knows, and [`exposition`] writes it all in the scraper's format. Neither ever carries a prompt, a
+//! body or a secret.
+
+pub mod exposition;
+pub mod log;
+pub mod metrics;
+pub mod process;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

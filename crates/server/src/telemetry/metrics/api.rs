@@ -1,0 +1,43 @@
+//! What the HTTP API reports, as metrics.
+
+use std::borrow::Cow;
+
+use super::Metrics;
+use super::labels::RouteLabels;
+use crate::http::{ErrorClass, FinishedRequest, HttpObserver};
+
+impl HttpObserver for Metrics {
+    fn request_finished(&self, request: &FinishedRequest<'_>) {
+        let labels = RouteLabels {
+            http_request_method: method(request.method.as_str()),
+            http_route: request.route.map_or(Cow::Borrowed(""), |route| Cow::Owned(route.to_owned())),
+            http_response_status_code: request.status,
+        };
+        self.request_duration.get_or_create(&labels).observe(request.duration.as_secs_f64());
+    }
+
+    fn error(&self, class: ErrorClass) {
+        Self::error(
+            self,
+            match class {
+                ErrorClass::Internal => "internal",
+                ErrorClass::Storage => "storage",
+                ErrorClass::Client => "client",
+            },
+        );
+    }
+
+    fn stream_opened(&self) {
+        self.streams.inc();
+    }
+
+    fn stream_closed(&self) {
+        self.streams.dec();
+    }
+}
+
+/// The method, or what the convention has for methods that it does not name.
+fn method(name: &str) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"];
+    KNOWN.iter().find(|known| **known == name).copied().unwrap_or("_OTHER")
+}

@@ -1,0 +1,127 @@
+//! What the engine reports, as metrics.
+
+use engine::observer::{HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
+use session::event::{SessionErrorKind, TurnOutcome};
+
+use super::Metrics;
+use super::labels::{OperationLabels, TokenLabels, ToolLabels, UsageLabels};
+
+impl Observer for Metrics {
+    /// A session is driven while it has something due, so what is driven is what is in flight.
+    fn active(&self, sessions: usize) {
+        let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
+        self.active.set(sessions);
+        self.turns_in_flight.set(sessions);
+    }
+
+    fn session_created(&self) {
+        self.sessions_created.inc();
+    }
+
+    fn turn_started(&self) {
+        self.turns_started.get_or_create(&[("source", "user")]).inc();
+    }
+
+    fn turn_ended(&self, end: &TurnEnd) {
+        let outcome = match end.outcome {
+            TurnOutcome::Completed => "completed",
+            TurnOutcome::Cancelled => "cancelled",
+            TurnOutcome::Failed => "failed",
+            TurnOutcome::Refused => "refused",
+        };
+        if end.outcome == TurnOutcome::Failed {
+            // A turn fails when the provider's errors outlast every retry; our own faults are counted where they are.
+            self.error("upstream");
+        }
+        self.turns.get_or_create(&[("outcome", outcome)]).inc();
+        self.turn_duration.get_or_create(&[("outcome", outcome)]).observe(end.duration_seconds);
+        self.turn_iterations.observe(f64::from(end.requests));
+    }
+
+    fn time_to_first_token(&self, seconds: f64) {
+        self.time_to_first_token.observe(seconds);
+    }
+
+    fn model_request_ended(&self, end: &RequestEnd<'_>) {
+        let (model, provider) = self.names.model(end.model);
+        let kinds = [
+            ("input", end.usage.input_tokens),
+            ("output", end.usage.output_tokens),
+            ("cache_read", end.usage.cache_read_input_tokens),
+            ("cache_write", end.usage.cache_creation_input_tokens),
+        ];
+        for (kind, tokens) in kinds {
+            self.tokens.get_or_create(&TokenLabels { r#type: kind, model: model.to_owned() }).inc_by(tokens);
+        }
+        let labels = OperationLabels {
+            gen_ai_operation_name: "chat",
+            gen_ai_provider_name: provider,
+            gen_ai_request_model: model.to_owned(),
+            error_type: end.error.map_or("", error_type),
+        };
+        self.operation_duration.get_or_create(&labels).observe(end.duration_seconds);
+        for (kind, tokens) in &kinds[..2] {
+            let labels = UsageLabels {
+                gen_ai_operation_name: "chat",
+                gen_ai_provider_name: provider,
+                gen_ai_request_model: model.to_owned(),
+                gen_ai_token_type: kind,
+            };
+            self.token_usage.get_or_create(&labels).observe(*tokens as f64);
+        }
+    }
+
+    fn tool_call(&self, tool: &str, outcome: ToolOutcome) {
+        let outcome = match outcome {
+            ToolOutcome::Succeeded => "succeeded",
+            ToolOutcome::Failed => "failed",
+        };
+        self.tool_calls.get_or_create(&ToolLabels { tool: self.names.tool(tool), outcome }).inc();
+    }
+
+    fn admission_cut_short(&self) {
+        self.rejections.get_or_create(&[("reason", "max_agents")]).inc();
+    }
+
+    fn handed_over(&self, reason: HandOver) {
+        self.turns.get_or_create(&[("outcome", "handed_off")]).inc();
+        self.handed_off.get_or_create(&[("reason", hand_over(reason))]).inc();
+    }
+
+    fn resumed(&self, reason: HandOver) {
+        self.turns_started.get_or_create(&[("source", "resume")]).inc();
+        self.resumed.get_or_create(&[("reason", hand_over(reason))]).inc();
+    }
+
+    fn driver_failed(&self) {
+        self.error("internal");
+    }
+
+    fn draining(&self) {
+        self.draining.set(1);
+    }
+
+    fn drained(&self, seconds: f64) {
+        self.drain_duration.observe(seconds);
+    }
+}
+
+fn hand_over(reason: HandOver) -> &'static str {
+    match reason {
+        HandOver::Drain => "drain",
+        HandOver::Crash => "crash",
+    }
+}
+
+/// The value of `error_type`: the API's own word for the error.
+fn error_type(kind: SessionErrorKind) -> &'static str {
+    match kind {
+        SessionErrorKind::Unknown => "unknown_error",
+        SessionErrorKind::ModelOverloaded => "model_overloaded_error",
+        SessionErrorKind::ModelRateLimited => "model_rate_limited_error",
+        SessionErrorKind::ModelRequestFailed => "model_request_failed_error",
+        SessionErrorKind::Billing => "billing_error",
+        SessionErrorKind::ToolUseLimitReached => "tool_use_limit_reached_error",
+        SessionErrorKind::CompactionLimitReached => "compaction_limit_reached_error",
+    }
+}
