@@ -10,7 +10,7 @@ from turns import Listener, described, history, message, new_session, of_type, r
 
 
 @pytest.mark.parametrize(
-    ("failure", "error_type"), [("overloaded", "model_overloaded_error"), ("rate_limit", "model_rate_limited_error")]
+    ("failure", "error_type"), [("overloaded", "model_overloaded_error"), ("rate_limited", "model_rate_limited_error")]
 )
 def test_a_transient_failure_is_rescheduled(
     client: anthropic.Anthropic, environment_id: str, failure: str, error_type: str
