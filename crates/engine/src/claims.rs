@@ -20,7 +20,8 @@ pub(crate) type Slot = OwnedSemaphorePermit;
 pub(crate) struct Won {
     pub(crate) claim: Claim,
     pub(crate) taken_over: bool,
-    pub(crate) slot: Slot,
+    /// `None` for a claim that was found again: the scheduler may know it already.
+    pub(crate) slot: Option<Slot>,
     pub(crate) start: Option<Start>,
 }
 
@@ -54,11 +55,6 @@ impl LocalClaims {
     /// A slot, while there is room and the replica is not draining.
     pub(crate) fn slot(&self) -> Option<Slot> {
         Arc::clone(&self.slots).try_acquire_owned().ok()
-    }
-
-    /// How many more sessions may be held now.
-    pub(crate) fn free(&self) -> usize {
-        self.slots.available_permits()
     }
 
     /// Hands a claim to the scheduler.

@@ -11,12 +11,14 @@
 //! Nothing here reads a clock or draws a number by itself, so that a simulation can repeat any run.
 
 pub mod claims;
+mod driver;
 pub mod feed;
 pub mod memory;
 pub mod observer;
 pub mod port;
 pub mod replica;
 pub mod sessions;
+pub mod transcript;
 pub mod watch;
 pub mod world;
 

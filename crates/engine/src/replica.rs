@@ -1,16 +1,42 @@
 //! One process's share of driving sessions: it says that it lives, claims sessions that are due, gives each a
 //! driver, ends the leases of dead workers, and hands everything over when it is told to stop.
+//!
+//! A replica is a handful of tasks under one future; dropping that future drops them all, which is what a crash
+//! looks like to the others. [`Replica::run`] is the scheduler; the rest is in the modules below.
 
+mod beat;
+mod claimer;
+mod judge;
+pub(crate) mod pulse;
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use session::id::ReplicaId;
+use futures::FutureExt;
+use session::id::{ReplicaId, SessionId};
 use tokio::sync::mpsc;
-use tokio::time::Duration;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::pulse::Pulse;
 use crate::claims::{LocalClaims, Won};
+use crate::driver::{Shared, Stop, drive};
 use crate::observer::Observer;
+use crate::port::{Claim, Frame};
+use crate::sessions::Sessions;
 use crate::world::World;
+
+/// How often the followed sessions are looked up, in case the bell was not heard.
+const POLL_EVERY: Duration = Duration::from_millis(800);
+
+/// How long a drain that was cut waits for the claims to be released.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// The first and the longest pause after a driver failed.
+const FAILED_PAUSE_MIN: Duration = Duration::from_millis(100);
+const FAILED_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How a replica runs.
 #[derive(Clone, Debug)]
@@ -41,7 +67,7 @@ impl Replica {
         Self { world, config, observer, claims, won }
     }
 
-    /// How client appends of this process hand it the claims that they win ([`crate::Sessions::new`]).
+    /// How client appends of this process hand it the claims that they win ([`Sessions::new`]).
     pub fn local_claims(&self) -> LocalClaims {
         self.claims.clone()
     }
@@ -49,7 +75,176 @@ impl Replica {
     /// Runs until `shutdown` is cancelled and the drain is over.
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { world, config, observer, claims, won } = self;
-        let _ = (world, config, observer, claims, won);
-        shutdown.cancelled().await;
+        let pulse = Pulse::new();
+        let mut alive = JoinSet::new();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = beat::register(&world, &config.replica_id, &pulse) => {}
+        }
+        alive.spawn(beat::beat(world.clone(), config.replica_id.clone(), pulse.clone()));
+        alive.spawn(poll(world.clone()));
+        let mut working = JoinSet::new();
+        let sessions = Sessions::new(world.clone(), Some(claims.clone())).with_observer(Arc::clone(&observer));
+        working.spawn(judge::judge(world.clone(), sessions, pulse.clone(), config.embedded));
+        working.spawn(claimer::claim_due(world.clone(), claims.clone(), Arc::clone(&observer)));
+
+        let shared = Shared {
+            world: world.clone(),
+            observer: Arc::clone(&observer),
+            pulse,
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        let mut scheduler =
+            Scheduler { shared, claims: claims.clone(), held: BTreeMap::new(), drivers: JoinSet::new(), won };
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = scheduler.run() => {}
+        }
+
+        let began = Instant::now();
+        observer.draining();
+        claims.close();
+        working.shutdown().await;
+        scheduler.drain(config.drain_timeout).await;
+        // Unless it says so, the others find out by its silence.
+        if let Err(error) = world.leases.retire(&config.replica_id).await {
+            tracing::warn!(replica_id = %config.replica_id, %error, "the replica could not say goodbye");
+        }
+        observer.drained(began.elapsed().as_secs_f64());
     }
+}
+
+/// Tells the followers of this process what the bell did not.
+async fn poll(world: World) {
+    loop {
+        sleep(POLL_EVERY).await;
+        if let Err(error) = world.watch.poll(&*world.log).await {
+            tracing::debug!(%error, "the followed sessions could not be looked up");
+        }
+    }
+}
+
+/// Gives every claim a driver, and takes note when it stops.
+struct Scheduler {
+    shared: Shared,
+    claims: LocalClaims,
+    held: BTreeMap<SessionId, Held>,
+    drivers: JoinSet<(Claim, Stop)>,
+    won: mpsc::UnboundedReceiver<Won>,
+}
+
+/// A session that this replica drives.
+struct Held {
+    epoch: u64,
+    driver: AbortHandle,
+}
+
+impl Scheduler {
+    async fn run(&mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = self.drivers.join_next() => self.ended(ended.ok()),
+                Some(won) = self.won.recv() => self.start(won),
+                else => return,
+            }
+        }
+    }
+
+    /// Starts a driver, unless the claim is known already.
+    fn start(&mut self, mut won: Won) {
+        let session_id = won.claim.session_id.clone();
+        let epoch = won.claim.epoch;
+        if let Some(held) = self.held.get(&session_id) {
+            if held.epoch >= epoch {
+                return;
+            }
+            // Somebody judged this replica dead and it won the session anew: the old driver is fenced.
+            held.driver.abort();
+        }
+        won.slot = won.slot.or_else(|| self.claims.slot());
+        if won.slot.is_none() {
+            self.drivers.spawn(let_go(self.shared.clone(), won.claim));
+            return;
+        }
+        let driver = self.drivers.spawn(supervise(self.shared.clone(), won));
+        self.held.insert(session_id, Held { epoch, driver });
+        self.shared.observer.active(self.held.len());
+    }
+
+    fn ended(&mut self, ended: Option<(Claim, Stop)>) {
+        // A driver that was aborted has a successor under the same session.
+        let Some((claim, stop)) = ended else { return };
+        tracing::debug!(session_id = %claim.session_id, epoch = claim.epoch, ?stop, "a driver stopped");
+        if self.held.get(&claim.session_id).is_some_and(|held| held.epoch == claim.epoch) {
+            self.held.remove(&claim.session_id);
+        }
+        self.shared.observer.active(self.held.len());
+    }
+
+    /// Lets every driver come to a safe point, cuts those that take too long.
+    async fn drain(&mut self, drain_timeout: Duration) {
+        self.shared.draining.cancel();
+        self.won.close();
+        // What was won and not yet begun is handed over by a driver too.
+        while let Some(won) = self.won.recv().await {
+            self.start(won);
+        }
+        if timeout(drain_timeout, self.until_none_is_held()).await.is_err() {
+            tracing::warn!(sessions = self.held.len(), "the drain takes too long: cutting what still runs");
+            self.shared.cut.cancel();
+            let _ = timeout(CUT_GRACE, self.until_none_is_held()).await;
+        }
+        // A claiming pass that was stopped midway may have won what nobody here knows of.
+        if let Ok(unknown) = self.shared.world.leases.held(self.claims.replica_id()).await {
+            for claim in unknown {
+                let_go(self.shared.clone(), claim).await;
+            }
+        }
+    }
+
+    async fn until_none_is_held(&mut self) {
+        while let Some(ended) = self.drivers.join_next().await {
+            self.ended(ended.ok());
+        }
+    }
+}
+
+/// Gives up a claim that was found again and for which there is no room.
+async fn let_go(shared: Shared, claim: Claim) -> (Claim, Stop) {
+    if let Err(error) = shared.world.leases.release(&claim).await {
+        tracing::debug!(session_id = %claim.session_id, %error, "a claim could not be released");
+    }
+    shared.world.bell.ring(Frame::Claimable);
+    (claim, Stop::HandedOver)
+}
+
+/// Drives one session, and again after a fault of the driver itself; its slot is taken for as long.
+///
+/// A fault counts as the death of an owner, so that the rules give the turn up when it comes back too often.
+async fn supervise(shared: Shared, won: Won) -> (Claim, Stop) {
+    let Won { claim, mut taken_over, slot, mut start } = won;
+    let mut pause = FAILED_PAUSE_MIN;
+    let stop = loop {
+        let driving = drive(shared.clone(), claim.clone(), taken_over, start.take());
+        let fault = match AssertUnwindSafe(driving).catch_unwind().await {
+            Ok(Stop::Broken(fault)) => fault,
+            Ok(stop) => break stop,
+            Err(_) => "the driver panicked".to_owned(),
+        };
+        tracing::error!(session_id = %claim.session_id, epoch = claim.epoch, fault, "a driver failed");
+        shared.observer.driver_failed();
+        tokio::select! {
+            biased;
+            () = shared.draining.cancelled() => break Stop::Broken(fault),
+            () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(FAILED_PAUSE_MAX);
+        taken_over = true;
+    };
+    drop(slot);
+    (claim, stop)
 }

@@ -224,7 +224,7 @@ impl Sessions {
             (Some(claim), Some(slot), Some(claims)) => {
                 let tail = if complete { Arc::clone(&stored) } else { Arc::new([]) };
                 let start = Some(Start { state: state.clone(), tail });
-                claims.hand_in(Won { claim, taken_over: false, slot, start });
+                claims.hand_in(Won { claim, taken_over: false, slot: Some(slot), start });
             }
             _ if due_now && !owned => bell.ring(Frame::Claimable),
             _ => {}

@@ -80,8 +80,9 @@ impl Watch {
 impl Watched {
     /// Waits until the poller has seen the session beyond `position`.
     pub async fn moved_beyond(&mut self, position: u64) -> u64 {
-        match self.position.wait_for(|seen| *seen > position).await {
-            Ok(seen) => *seen,
+        let seen = self.position.wait_for(|seen| *seen > position).await.map(|seen| *seen);
+        match seen {
+            Ok(seen) => seen,
             // The sender lives in the entry, which this registration keeps.
             Err(_) => std::future::pending().await,
         }

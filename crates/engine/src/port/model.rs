@@ -50,7 +50,11 @@ pub enum AssistantBlock {
     /// The provider's own block, unchanged.
     Thinking(Value),
     Text(String),
-    ToolUse { id: String, name: String, input: Map<String, Value> },
+    ToolUse {
+        id: String,
+        name: String,
+        input: Map<String, Value>,
+    },
 }
 
 /// A whole answer.

@@ -93,9 +93,14 @@ pub enum ExpectedHeartbeat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
     /// The lease runs on (or, for an item that is stopping or stopped, does not).
-    Beat { item: WorkItem, lease_extended: bool },
+    Beat {
+        item: WorkItem,
+        lease_extended: bool,
+    },
     /// The precondition does not hold; nothing changed.
-    Mismatch { item: WorkItem },
+    Mismatch {
+        item: WorkItem,
+    },
     NotFound,
 }
 

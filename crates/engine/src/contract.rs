@@ -1,0 +1,84 @@
+//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue` and `Definitions` promise, as tests.
+//!
+//! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
+//! A case gets a fresh, empty store and panics where a promise is broken. Time is the store's and is moved by the
+//! subject; no case sleeps. Histories come from the real rules of a session ([`story`]), so that what is stored is
+//! what the engine stores.
+
+pub mod appends;
+pub mod claims;
+pub mod definitions;
+pub mod histories;
+pub mod queue;
+pub mod reading;
+pub mod story;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::port::{Definitions, EventLog, Leases, WorkQueue};
+
+/// Everything that one store implements.
+pub trait Store: EventLog + Leases + WorkQueue + Definitions {}
+
+impl<S: EventLog + Leases + WorkQueue + Definitions> Store for S {}
+
+/// A store under test, with what only a test may do to it.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Moves the store's time on by this many milliseconds.
+    async fn advance(&self, millis: i64);
+
+    /// Makes every snapshot one of a format that this build does not know.
+    /// Returns false if the store keeps no snapshots.
+    async fn spoil_snapshots(&self) -> bool;
+
+    /// Whether a replica that stops beating is judged dead. A store of one process knows better.
+    fn silence_is_death(&self) -> bool;
+}
+
+/// Emits one `#[tokio::test]` for each case. `$make` is an async function that returns a fresh `impl Subject`, or
+/// `None` where the backend cannot be had.
+#[macro_export]
+macro_rules! contract_tests {
+    ($make:path) => {
+        $crate::contract_tests! { $make;
+            appends: a_first_append_creates_the_session, an_append_elsewhere_is_a_conflict,
+                one_of_many_concurrent_appends_wins, a_lost_claim_is_fenced, a_wish_for_the_claim_is_granted_once,
+                side_rows_change_without_records, a_token_that_ended_is_told_so,
+                a_refused_append_leaves_nothing_behind, hostile_text_survives, large_content_survives;
+            reading: records_are_read_in_pages, a_processed_event_comes_with_its_content, events_are_filtered,
+                events_are_paged_both_ways, sessions_are_filtered, sessions_are_paged_both_ways,
+                positions_come_in_one_answer, an_unreadable_snapshot_is_folded_again,
+                deleted_sessions_are_purged, what_is_not_there_is_none;
+            claims: only_due_sessions_are_claimed, the_longest_waiting_comes_first,
+                concurrent_claims_share_nothing, a_released_session_is_free_again, a_wake_up_comes_at_its_time,
+                a_wake_up_frees_nothing_that_is_owned, the_claims_of_a_retired_replica_are_taken_over,
+                the_claims_of_a_silent_replica_are_taken_over, a_judge_watches_before_it_judges,
+                a_release_cannot_miss_a_post, an_old_claim_releases_nothing;
+            queue: a_session_has_one_item, items_are_handed_out_in_order, an_item_is_handed_out_again,
+                an_acknowledged_item_is_held, a_heartbeat_names_the_last_one, a_holder_is_asked_to_stop,
+                a_forced_stop_ends_the_token, a_lease_runs_out, a_lease_that_ends_is_queued_again,
+                a_revived_lease_is_not_ended, a_lease_can_be_ended_early, the_end_of_a_session_stops_its_item,
+                pools_see_their_own_items, metadata_is_replaced, figures_are_counted, items_are_listed;
+            definitions: versions_follow_each_other, of_two_writers_of_a_version_one_wins,
+                an_archived_agent_stays_as_it_was, agents_are_listed, names_of_environments_are_unique,
+                an_environment_changes_from_what_was_seen, an_environment_in_use_stays,
+                keys_are_found_until_revoked, definitions_hold_any_text;
+            histories: a_history_folds_to_its_snapshot;
+        }
+    };
+    ($make:path; $($module:ident: $($case:ident),+;)+) => {$(
+        mod $module {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(subject) = ($make)().await {
+                    $crate::contract::$module::$case(&subject).await;
+                }
+            }
+        )+}
+    )+};
+}

@@ -1,0 +1,417 @@
+//! Drives one claimed session: folds, asks what is due, records the intent, performs, appends the outcome.
+//!
+//! Everything that a driver knows can be read from the log again, so it may be dropped at any await: whoever claims
+//! the session next goes on from the same state. An append that finds the log moved on reads the tail and decides
+//! again; one that finds the claim lost ends the driver at once. A store that cannot be reached is asked again for
+//! as long as it takes: an append whose answer was lost meets its own records as a conflict.
+//!
+//! When nothing is due after an append, the same append lets the session go.
+
+mod append;
+mod previews;
+
+use std::sync::Arc;
+
+use session::agent::AgentSnapshot;
+use session::command::ModelOutcome;
+use session::event::{Event, ModelUsage, RequestPurpose};
+use session::state::OpenRequest;
+use session::{Command, State, Work, apply, due};
+use tokio::time::{Duration, Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::previews::Previews;
+use crate::claims::Start;
+use crate::observer::{HandOver, Observer, RequestEnd, ToolOutcome};
+use crate::port::model::ModelAnswer;
+use crate::port::{Claim, Frame, Listener, ModelError, StoreError, StoredRecord, Topic};
+use crate::replica::pulse::Pulse;
+use crate::sessions::read_agent_snapshot;
+use crate::transcript::Transcript;
+use crate::watch::Watched;
+use crate::world::World;
+
+/// While calls wait for a worker, how often to make sure that the session has a work item.
+const ENSURE_ITEM_EVERY: Duration = Duration::from_secs(10);
+
+/// Records read at once.
+const PAGE: usize = 256;
+
+/// The first and the longest pause after the store could not be reached.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What every driver of a replica shares.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) world: World,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) pulse: Pulse,
+    /// Hand the session over at the next safe point.
+    pub(crate) draining: CancellationToken,
+    /// Hand it over now.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Why a driver stopped.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Nothing was due; the session was let go.
+    Released,
+    /// The replica drains; the session is anybody's.
+    HandedOver,
+    /// Somebody else has the session.
+    Fenced,
+    /// Something that trying again at once will not mend.
+    Broken(String),
+}
+
+/// Drives the session of `claim` until it stops.
+pub(crate) async fn drive(shared: Shared, claim: Claim, taken_over: bool, start: Option<Start>) -> Stop {
+    let world = &shared.world;
+    let listener = world.bell.listen(Topic::Session(claim.session_id.clone()));
+    let watched = world.watch.follow(&claim.session_id);
+    let (state, transcript) = match begin(&shared, &claim, start).await {
+        Ok(begun) => begun,
+        Err(stop) => return stop,
+    };
+    let mut driver = Driver { shared, claim, state, transcript, agent: None, listener, watched, item_ensured: false };
+    match driver.run(taken_over).await {
+        Ok(never) => match never {},
+        Err(stop) => stop,
+    }
+}
+
+/// Nothing has this type: a run ends by a [`Stop`] alone.
+enum Never {}
+
+struct Driver {
+    shared: Shared,
+    claim: Claim,
+    state: State,
+    /// Kept in step with `state` once it was read.
+    transcript: Option<Transcript>,
+    /// The agent, with the position of its record.
+    agent: Option<(u64, Arc<AgentSnapshot>)>,
+    listener: Box<dyn Listener>,
+    watched: Watched,
+    /// The present calls are known to have a work item.
+    item_ensured: bool,
+}
+
+/// The state to start from, and the transcript where the winner of the claim knew all of it.
+async fn begin(shared: &Shared, claim: &Claim, start: Option<Start>) -> Result<(State, Option<Transcript>), Stop> {
+    if let Some(start) = start {
+        let whole = start.tail.first().is_some_and(|first| first.record.position == 1);
+        let transcript = whole.then(|| {
+            let mut transcript = Transcript::starting_behind(0);
+            start.tail.iter().for_each(|stored| transcript.push(stored));
+            transcript
+        });
+        return Ok((start.state, transcript));
+    }
+    let loaded = persist(shared, || shared.world.log.load(&claim.session_id)).await?;
+    match loaded {
+        Some(loaded) if loaded.claim.as_ref() == Some(claim) => Ok((loaded.state, None)),
+        _ => Err(Stop::Fenced),
+    }
+}
+
+impl Driver {
+    async fn run(&mut self, taken_over: bool) -> Result<Never, Stop> {
+        if taken_over && self.state.turn.is_some() {
+            self.shared.observer.resumed(HandOver::Crash);
+            self.append(Command::TakeOver { epoch: self.claim.epoch }).await?;
+        }
+        loop {
+            let now = self.shared.world.clock.now();
+            let Some(work) = due(&self.state, now).into_iter().next() else {
+                return Err(self.release(None).await);
+            };
+            if self.shared.draining.is_cancelled() && !matches!(work, Work::Resume { at } if at > now) {
+                return Err(self.hand_over().await);
+            }
+            match work {
+                Work::ApplyInterrupt => {
+                    self.append(Command::ApplyInterrupt { usage: ModelUsage::default() }).await?;
+                }
+                // Not a request of this driver, which never comes back here with one of its own.
+                Work::AwaitModel(request) => self.settle_lost(request).await?,
+                Work::BeginModelRequest => self.request().await?,
+                Work::Resume { at } if at <= now => {
+                    self.append(Command::Resume).await?;
+                }
+                Work::Resume { at } => return Err(self.release(Some(at)).await),
+                Work::AwaitWorker { .. } => self.await_worker().await?,
+            }
+        }
+    }
+
+    /// A request whose maker is gone: what the provider did is unknown.
+    async fn settle_lost(&mut self, request: OpenRequest) -> Result<(), Stop> {
+        let (outcome, usage) = (ModelOutcome::Lost, ModelUsage::default());
+        self.append(Command::FinishModelRequest { span_id: request.span_id, outcome, usage }).await?;
+        Ok(())
+    }
+
+    /// Asks the model, from the intent to the outcome.
+    async fn request(&mut self) -> Result<(), Stop> {
+        self.read_context().await?;
+        self.shared.pulse.alive().await;
+        let tried = self.append(Command::BeginModelRequest).await?;
+        let open = self.state.turn.as_ref().and_then(|turn| turn.request.clone());
+        let Some(request) = open.filter(|request| tried.contains(&request.span_id)) else {
+            return Ok(());
+        };
+        let Ended { outcome, usage } = match self.ask(&request).await? {
+            Asked::Ended(ended) => ended,
+            // The main loop sees the interrupt, or that the request was settled by somebody else.
+            Asked::Interrupted => {
+                self.append(Command::ApplyInterrupt { usage: ModelUsage::default() }).await?;
+                return Ok(());
+            }
+            Asked::Overtaken => return Ok(()),
+        };
+        self.append(Command::FinishModelRequest { span_id: request.span_id, outcome, usage }).await?;
+        Ok(())
+    }
+
+    /// Makes the model request that was recorded.
+    async fn ask(&mut self, request: &OpenRequest) -> Result<Asked, Stop> {
+        let agent = self.read_context().await?;
+        let transcript = self.transcript.as_ref().expect("the context was just read");
+        let model_request = transcript.request(&self.state.session_id, &agent, request.purpose);
+        let world = self.shared.world.clone();
+        let cut = self.shared.cut.clone();
+        let mut previews = self.previews(request);
+        let began = Instant::now();
+        // A summary is never an event of its own, so nobody may see it come.
+        let mut unseen = Unseen;
+        let mut answering = match request.purpose {
+            RequestPurpose::Turn => world.model.answer(model_request, &mut previews),
+            RequestPurpose::Compaction => world.model.answer(model_request, &mut unseen),
+        };
+        let answered = loop {
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {
+                    drop(answering);
+                    return Err(self.hand_over().await);
+                }
+                moved = self.follow() => {
+                    moved?;
+                    let open = self.state.turn.as_ref().and_then(|turn| turn.request.as_ref());
+                    if open.is_none_or(|open| open.span_id != request.span_id) {
+                        return Ok(Asked::Overtaken);
+                    }
+                    if self.state.interrupt.is_some() {
+                        return Ok(Asked::Interrupted);
+                    }
+                }
+                answered = &mut answering => break answered,
+            }
+        };
+        let error = answered.as_ref().err().map(|error| error.kind);
+        let ended = Ended::from(answered);
+        self.shared.observer.model_request_ended(&RequestEnd {
+            model: &agent.model.id,
+            usage: ended.usage,
+            duration_seconds: began.elapsed().as_secs_f64(),
+            error,
+        });
+        Ok(Asked::Ended(ended))
+    }
+
+    fn previews(&self, request: &OpenRequest) -> Previews {
+        let (message, thinking) = Previews::lines(request);
+        let first = self.state.turn.as_ref().filter(|turn| turn.requests == 0 && turn.attempts == 0);
+        Previews {
+            bell: Arc::clone(&self.shared.world.bell),
+            clock: Arc::clone(&self.shared.world.clock),
+            observer: Arc::clone(&self.shared.observer),
+            session_id: self.state.session_id.clone(),
+            epoch: self.claim.epoch,
+            span_position: request.position,
+            message,
+            thinking,
+            awaiting_text_since: first.map(|turn| turn.started_at),
+        }
+    }
+
+    /// Waits until a worker, or a client, has moved the session on.
+    async fn await_worker(&mut self) -> Result<(), Stop> {
+        if !self.item_ensured {
+            return self.ensure_item().await;
+        }
+        let draining = self.shared.draining.clone();
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => Ok(()),
+            moved = self.follow() => moved,
+            () = sleep(ENSURE_ITEM_EVERY) => {
+                self.item_ensured = false;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the log has moved beyond what was folded, and folds that.
+    async fn follow(&mut self) -> Result<(), Stop> {
+        loop {
+            tokio::select! {
+                biased;
+                frame = self.listener.hear() => match frame {
+                    Some(Frame::Appended { position, records, .. }) if position > self.state.position => {
+                        let news = records.as_deref().unwrap_or_default();
+                        let next = self.state.position + 1;
+                        match news.iter().position(|stored| stored.record.position == next) {
+                            Some(index) => news[index..].iter().for_each(|stored| self.absorb(stored)),
+                            None => self.catch_up().await?,
+                        }
+                        return Ok(());
+                    }
+                    Some(_) => {}
+                    None => {
+                        let before = self.state.position;
+                        self.catch_up().await?;
+                        if self.state.position > before {
+                            return Ok(());
+                        }
+                    }
+                },
+                _ = self.watched.moved_beyond(self.state.position) => return self.catch_up().await,
+            }
+        }
+    }
+
+    /// Reads and folds whatever lies behind what was folded.
+    async fn catch_up(&mut self) -> Result<(), Stop> {
+        loop {
+            let (log, session_id, after) = (&self.shared.world.log, &self.claim.session_id, self.state.position);
+            let page = persist(&self.shared, || log.read(session_id, after, PAGE)).await?;
+            page.iter().for_each(|stored| self.absorb(stored));
+            if page.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Folds one record that somebody else appended.
+    fn absorb(&mut self, stored: &StoredRecord) {
+        if stored.record.position != self.state.position + 1 {
+            return;
+        }
+        let before = self.state.clone();
+        self.state = apply(Some(before), &stored.record).expect("a session that exists goes on existing");
+        self.take_in(stored);
+    }
+
+    /// Keeps the transcript in step, and tells of a tool call's end.
+    fn take_in(&mut self, stored: &StoredRecord) {
+        let Some(transcript) = &mut self.transcript else { return };
+        if transcript.position() + 1 == stored.record.position {
+            transcript.push(stored);
+        }
+        let (Event::AgentToolResult { tool_use_id: call, is_error, .. }
+        | Event::UserToolResult { tool_use_id: call, is_error, .. }
+        | Event::UserCustomToolResult { custom_tool_use_id: call, is_error, .. }) = &stored.record.event
+        else {
+            return;
+        };
+        if let Some(tool) = transcript.tool_of(call) {
+            let outcome = if *is_error { ToolOutcome::Failed } else { ToolOutcome::Succeeded };
+            self.shared.observer.tool_call(tool, outcome);
+        }
+    }
+
+    /// Has the agent and the whole transcript at hand, reading what is missing.
+    async fn read_context(&mut self) -> Result<Arc<AgentSnapshot>, Stop> {
+        let (shared, session_id) = (&self.shared, &self.claim.session_id);
+        let (from, position) = (self.state.context.from, self.state.position);
+        if self.transcript.as_ref().is_none_or(|transcript| transcript.position() != position) {
+            let read = || Transcript::read(&shared.world, session_id, from, position);
+            self.transcript = Some(persist(shared, read).await?);
+        }
+        let at = self.state.agent.position;
+        if let Some((position, agent)) = &self.agent
+            && *position == at
+        {
+            return Ok(Arc::clone(agent));
+        }
+        let agent = persist(shared, || read_agent_snapshot(&shared.world, session_id, at)).await?;
+        self.agent = Some((at, Arc::clone(&agent)));
+        Ok(agent)
+    }
+}
+
+/// How asking the model went.
+enum Asked {
+    Ended(Ended),
+    Interrupted,
+    /// The request is no longer open.
+    Overtaken,
+}
+
+/// What came of a request, for the log.
+struct Ended {
+    outcome: ModelOutcome,
+    usage: ModelUsage,
+}
+
+impl From<Result<ModelAnswer, ModelError>> for Ended {
+    fn from(answered: Result<ModelAnswer, ModelError>) -> Self {
+        match answered {
+            Ok(ModelAnswer { blocks, stop, usage }) => Self { outcome: ModelOutcome::Answered { blocks, stop }, usage },
+            Err(ModelError { kind, message, retryable, retry_after_ms, usage }) => {
+                Self { outcome: ModelOutcome::Failed { kind, message, retryable, retry_after_ms }, usage }
+            }
+        }
+    }
+}
+
+/// Takes previews that nobody may see.
+struct Unseen;
+
+impl crate::port::model::PreviewSink for Unseen {
+    fn preview(&mut self, _: crate::port::PreviewDelta) {}
+}
+
+/// Reads until the store answers, or the session has to be let go.
+async fn persist<T, F>(shared: &Shared, mut read: impl FnMut() -> F) -> Result<T, Stop>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut retry = Retry::default();
+    loop {
+        match read().await {
+            Ok(value) => return Ok(value),
+            Err(StoreError::Corrupt(what)) => return Err(Stop::Broken(what)),
+            Err(StoreError::Unavailable(_)) => retry.pause(shared).await?,
+        }
+    }
+}
+
+/// Pauses that grow, with half of each left to chance.
+struct Retry {
+    pause: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { pause: RETRY_MIN }
+    }
+}
+
+impl Retry {
+    async fn pause(&mut self, shared: &Shared) -> Result<(), Stop> {
+        let chance = (shared.world.entropy.draw() % 1_000) as u32;
+        let pause = self.pause / 2 + self.pause * chance / 2_000;
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        tokio::select! {
+            biased;
+            // Without the store nothing can be handed over; retiring, or silence, does it.
+            () = shared.cut.cancelled() => Err(Stop::HandedOver),
+            () = sleep(pause) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The owner's appends: decided on what was folded, fenced by the claim, tried until the store has answered.
+
+use std::sync::Arc;
+
+use session::event::Event;
+use session::id::EventId;
+use session::{Command, Decision, Refusal, Timestamp, Work, decide, due};
+
+use super::{Driver, Retry, Stop};
+use crate::observer::{HandOver, observe_turns};
+use crate::port::{Append, AppendError, Appended, Fence, Frame, StoreError, StoredRecord, Wake, WorkChange};
+use crate::sessions::consequences;
+use crate::sessions::stored_records;
+
+impl Driver {
+    /// Appends what `command` decides, unless the log has overtaken it. Returns the spans that were tried: one of
+    /// them may be open even when the append was found overtaken, because its answer was lost.
+    pub(super) async fn append(&mut self, command: Command) -> Result<Vec<EventId>, Stop> {
+        let mut tried = Vec::new();
+        let mut retry = Retry::default();
+        loop {
+            let now = self.shared.world.clock.now();
+            let mut ids = self.shared.world.ids();
+            let decision = match decide(Some(&self.state), command.clone(), &self.shared.world.limits, now, &mut ids) {
+                Ok(decision) => decision,
+                Err(Refusal::Overtaken | Refusal::Gone(_)) => return Ok(tried),
+                Err(refusal) => return Err(Stop::Broken(format!("an owner's command was refused: {refusal}"))),
+            };
+            if decision.records.is_empty() {
+                return Ok(tried);
+            }
+            tried.extend(decision.records.iter().filter_map(|record| match &record.event {
+                Event::ModelRequestStart { id, .. } => Some(id.clone()),
+                _ => None,
+            }));
+            let work = consequences::work_change(&command, Some(&self.state), &decision.state, &mut ids);
+            let wake = match due(&decision.state, now).first() {
+                None => Wake::Release { wake_at: None },
+                Some(Work::Resume { at }) if *at > now => Wake::Release { wake_at: Some(*at) },
+                Some(_) => Wake::Keep,
+            };
+            if let Some(stop) = self.commit(decision, wake, work, &mut retry).await? {
+                return stop.map_or(Ok(tried), Err);
+            }
+        }
+    }
+
+    /// Makes sure that the calls at hand have a work item.
+    pub(super) async fn ensure_item(&mut self) -> Result<(), Stop> {
+        let work = WorkChange::Ensure { work_id: self.shared.world.ids().next() };
+        self.commit(self.nothing(), Wake::Keep, work, &mut Retry::default()).await?;
+        Ok(())
+    }
+
+    /// Lets the session go; `wake_at` is when something will be due, if that is known.
+    pub(super) async fn release(&mut self, wake_at: Option<Timestamp>) -> Stop {
+        match self.commit(self.nothing(), Wake::Release { wake_at }, WorkChange::None, &mut Retry::default()).await {
+            Ok(Some(stop)) => stop.unwrap_or(Stop::Released),
+            // The session moved: it has to be looked at again, by anybody.
+            Ok(None) => self.hand_over().await,
+            Err(stop) => stop,
+        }
+    }
+
+    /// Gives the session to whoever claims it next.
+    pub(super) async fn hand_over(&mut self) -> Stop {
+        let mut retry = Retry::default();
+        while let Err(error) = self.shared.world.leases.release(&self.claim).await {
+            tracing::debug!(session_id = %self.claim.session_id, %error, "a claim could not be released");
+            if let Err(stop) = retry.pause(&self.shared).await {
+                return stop;
+            }
+        }
+        self.shared.world.bell.ring(Frame::Claimable);
+        if self.state.turn.is_some() {
+            self.shared.observer.handed_over(HandOver::Drain);
+        }
+        Stop::HandedOver
+    }
+
+    fn nothing(&self) -> Decision {
+        Decision { records: Vec::new(), state: self.state.clone(), posted: Vec::new() }
+    }
+
+    /// One try. `None` when it has to be decided again, `Some(None)` when it took place, `Some(Some(_))` when that
+    /// let the session go.
+    async fn commit(
+        &mut self,
+        decision: Decision,
+        wake: Wake,
+        work: WorkChange,
+        retry: &mut Retry,
+    ) -> Result<Option<Option<Stop>>, Stop> {
+        let Decision { records, state, .. } = decision;
+        let released = matches!(wake, Wake::Release { .. });
+        let ensures = matches!(work, WorkChange::Ensure { .. });
+        let fence = Fence::Owner(self.claim.clone());
+        let append = Append { records: records.clone(), state: state.clone(), fence, wake, work };
+        let appended = match self.shared.world.log.append(append).await {
+            Ok(appended) => appended,
+            Err(AppendError::Conflict) => {
+                self.catch_up().await?;
+                return Ok(None);
+            }
+            Err(AppendError::Fenced | AppendError::TokenEnded) => return Err(Stop::Fenced),
+            Err(AppendError::Store(StoreError::Corrupt(what))) => return Err(Stop::Broken(what)),
+            Err(AppendError::Store(StoreError::Unavailable(what))) => {
+                tracing::debug!(session_id = %self.claim.session_id, what, "an append has no answer");
+                retry.pause(&self.shared).await?;
+                return Ok(None);
+            }
+        };
+        let transcript = self.transcript.as_ref();
+        let waiting = |position| transcript.and_then(|transcript| transcript.waiting(position).cloned());
+        let (stored, complete) = stored_records(records, waiting);
+        observe_turns(&*self.shared.observer, Some(&self.state), &state, &stored);
+        self.state = state;
+        self.item_ensured |= ensures;
+        if complete {
+            stored.iter().for_each(|stored| self.take_in(stored));
+        }
+        self.tell(appended, stored, complete);
+        Ok(Some(released.then_some(Stop::Released)))
+    }
+
+    /// Rings for what was appended.
+    fn tell(&self, appended: Appended, stored: Arc<[StoredRecord]>, complete: bool) {
+        let bell = &self.shared.world.bell;
+        if !stored.is_empty() {
+            bell.ring(Frame::Appended {
+                session_id: self.state.session_id.clone(),
+                position: self.state.position,
+                records: complete.then_some(stored),
+            });
+        }
+        if appended.queued {
+            bell.ring(Frame::WorkQueued);
+        }
+    }
+}

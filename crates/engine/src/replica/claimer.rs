@@ -1,0 +1,92 @@
+//! Claims sessions that are due, as far as there is room.
+//!
+//! A pass is made when the bell says that something became claimable, when the next known wake-up comes, and twice a
+//! second anyway. A pass whose answer was lost may have claimed sessions that nobody knows of: they are looked up.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+
+use crate::claims::{LocalClaims, Won};
+use crate::observer::Observer;
+use crate::port::{StoreError, Topic};
+use crate::world::World;
+
+/// A pass is made at least this often.
+const PASS_EVERY: Duration = Duration::from_millis(500);
+
+/// Claims that nobody knows of are looked for at least this often.
+const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+
+/// Sessions claimed at once.
+const BATCH: usize = 32;
+
+/// Claims until it is dropped.
+pub(super) async fn claim_due(world: World, claims: LocalClaims, observer: Arc<dyn Observer>) {
+    let mut claimable = world.bell.listen(Topic::Claimable);
+    let mut reconcile_at = Instant::now() + RECONCILE_EVERY;
+    let mut pause = PASS_EVERY;
+    loop {
+        tokio::select! {
+            biased;
+            () = claims.doubted() => reconcile_at = Instant::now(),
+            _ = claimable.hear() => {}
+            () = sleep(pause) => {}
+            () = sleep_until(reconcile_at) => {}
+        }
+        if reconcile_at <= Instant::now() {
+            reconcile_at = Instant::now() + RECONCILE_EVERY;
+            if let Err(error) = reconcile(&world, &claims).await {
+                tracing::debug!(%error, "the claims held could not be looked up");
+                reconcile_at = Instant::now() + PASS_EVERY;
+            }
+        }
+        pause = match pass(&world, &claims, &*observer).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::debug!(%error, "a claiming pass failed");
+                reconcile_at = Instant::now();
+                PASS_EVERY
+            }
+        };
+    }
+}
+
+/// Claims what is due and says how long to sleep.
+async fn pass(world: &World, claims: &LocalClaims, observer: &dyn Observer) -> Result<Duration, StoreError> {
+    loop {
+        let mut slots = Vec::new();
+        while slots.len() < BATCH
+            && let Some(slot) = claims.slot()
+        {
+            slots.push(slot);
+        }
+        if slots.is_empty() {
+            observer.admission_cut_short();
+            return Ok(PASS_EVERY);
+        }
+        let room = slots.len();
+        let claimed = world.leases.claim(claims.replica_id(), room).await?;
+        let filled = claimed.len() == room;
+        for (claimed, slot) in claimed.into_iter().zip(slots) {
+            claims.hand_in(Won { claim: claimed.claim, taken_over: claimed.taken_over, slot: Some(slot), start: None });
+        }
+        if !filled {
+            break;
+        }
+    }
+    let Some(next) = world.leases.next_wake().await? else {
+        return Ok(PASS_EVERY);
+    };
+    let until_micros = next.as_micros().saturating_sub(world.clock.now().as_micros());
+    let until = Duration::from_micros(u64::try_from(until_micros).unwrap_or(0));
+    Ok(until.clamp(Duration::from_millis(1), PASS_EVERY))
+}
+
+/// Hands in every claim that the store knows; the scheduler drops those that it knows too.
+async fn reconcile(world: &World, claims: &LocalClaims) -> Result<(), StoreError> {
+    for claim in world.leases.held(claims.replica_id()).await? {
+        claims.hand_in(Won { claim, taken_over: false, slot: None, start: None });
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! What a model is sent: the conversation since the last compaction, built from records.
+//!
+//! The owner of a session keeps its transcript while it holds the claim, so that a loop of tool calls reads the
+//! history once. Messages of clients enter where they were processed, not where they were received. Neighbours of
+//! one role are merged, tool results stand first in their message, and ids of tool uses are our event ids.
+//! That every call is answered before the next request is a rule of `session`, not checked here.
+
+use std::collections::BTreeMap;
+
+use session::agent::{AgentSnapshot, Tool};
+use session::content::ContentBlock;
+use session::event::{Event, RequestPurpose};
+use session::id::{EventId, SessionId};
+use session::toolset;
+
+use crate::port::model::{AssistantBlock, Message, OfferedTool, UserBlock};
+use crate::port::{ModelRequest, StoreError, StoredRecord};
+use crate::world::World;
+
+/// Records read at once.
+const PAGE: usize = 1_000;
+
+/// What the model is asked when the context has grown too large.
+const SUMMARISE: &str = "The conversation has grown too long to be continued as it is. \
+    Write a summary that stands in for all of it: what was asked for, what was decided and why, what was done and \
+    with which results, the names, paths, figures and errors that matter, and what is still open. \
+    Whoever reads it sees nothing else of what came before. Answer with the summary alone and use no tools.";
+
+/// How a summary is introduced to the model that goes on from it.
+const SUMMARISED: &str = "The conversation so far was summarised. The summary:";
+
+/// The conversation as the next model request will tell it.
+#[derive(Clone, Debug)]
+pub struct Transcript {
+    /// Position of the last record taken in.
+    position: u64,
+    messages: Vec<Message>,
+    /// Client events received and not yet processed, by the position of their content.
+    waiting: BTreeMap<u64, Event>,
+    /// Names of the tools that were called, by the call.
+    calls: BTreeMap<EventId, String>,
+}
+
+impl Transcript {
+    /// The transcript of a session from the records behind `position` on: 0, or the one before a compaction.
+    pub fn starting_behind(position: u64) -> Self {
+        Self { position, messages: Vec::new(), waiting: BTreeMap::new(), calls: BTreeMap::new() }
+    }
+
+    /// Reads the transcript of `session_id` up to `position`, from the compaction at `from` (0 for none) on.
+    pub(crate) async fn read(
+        world: &World,
+        session_id: &SessionId,
+        from: u64,
+        position: u64,
+    ) -> Result<Self, StoreError> {
+        let mut transcript = Self::starting_behind(from.saturating_sub(1));
+        while transcript.position < position {
+            let page = world.log.read(session_id, transcript.position, PAGE).await?;
+            let before = transcript.position;
+            for stored in page.iter().take_while(|stored| stored.record.position <= position) {
+                transcript.push(stored);
+            }
+            if transcript.position == before {
+                return Err(StoreError::Corrupt(format!("session {session_id} has no record behind {before}")));
+            }
+        }
+        Ok(transcript)
+    }
+
+    /// Position of the last record taken in.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The received event at `position`, while it waits to be processed.
+    pub fn waiting(&self, position: u64) -> Option<&Event> {
+        self.waiting.get(&position)
+    }
+
+    /// The tool that a call names.
+    pub fn tool_of(&self, call: &EventId) -> Option<&str> {
+        self.calls.get(call).map(String::as_str)
+    }
+
+    /// Takes in the next record.
+    pub fn push(&mut self, stored: &StoredRecord) {
+        let position = stored.record.position;
+        if position <= self.position {
+            return;
+        }
+        self.position = position;
+        match &stored.record.event {
+            event @ (Event::UserMessage { queued: true, .. } | Event::UserInterrupt { queued: true, .. }) => {
+                self.waiting.insert(position, event.clone());
+            }
+            Event::UserMessage { content, .. } => self.user_content(content),
+            Event::Processed { received, .. } => {
+                let kept = self.waiting.remove(received);
+                if let Some(Event::UserMessage { content, .. }) = stored.received.as_ref().or(kept.as_ref()) {
+                    self.user_content(content);
+                }
+            }
+            Event::AgentThinking { internal, .. } => self.assistant(AssistantBlock::Thinking(internal.clone())),
+            Event::AgentMessage { content, .. } => {
+                for text in content.iter().filter_map(ContentBlock::as_text).filter(|text| !text.is_empty()) {
+                    self.assistant(AssistantBlock::Text(text.to_owned()));
+                }
+            }
+            Event::AgentToolUse { id, name, input, .. } | Event::AgentCustomToolUse { id, name, input } => {
+                self.calls.insert(id.clone(), name.clone());
+                self.assistant(AssistantBlock::ToolUse {
+                    id: id.to_string(),
+                    name: name.clone(),
+                    input: input.clone(),
+                });
+            }
+            Event::AgentToolResult { tool_use_id: call, content, is_error, .. }
+            | Event::UserToolResult { tool_use_id: call, content, is_error, .. }
+            | Event::UserCustomToolResult { custom_tool_use_id: call, content, is_error, .. } => {
+                self.tool_result(call, content, *is_error);
+            }
+            Event::ContextCompacted { internal, .. } => {
+                self.calls.clear();
+                let summary = format!("{SUMMARISED}\n\n{}", internal.summary);
+                self.messages = vec![Message::User(vec![UserBlock::Content(ContentBlock::text(summary))])];
+            }
+            _ => {}
+        }
+    }
+
+    /// The next request of the session.
+    pub fn request(&self, session_id: &SessionId, agent: &AgentSnapshot, purpose: RequestPurpose) -> ModelRequest {
+        let mut messages = self.messages.clone();
+        if purpose == RequestPurpose::Compaction {
+            append_user(&mut messages, UserBlock::Content(ContentBlock::text(SUMMARISE)));
+        }
+        ModelRequest {
+            session_id: session_id.clone(),
+            model: agent.model.clone(),
+            system: agent.system.clone(),
+            tools: offered_tools(agent),
+            messages,
+        }
+    }
+
+    fn user_content(&mut self, content: &[ContentBlock]) {
+        for block in content {
+            append_user(&mut self.messages, UserBlock::Content(block.clone()));
+        }
+    }
+
+    fn tool_result(&mut self, call: &EventId, content: &[ContentBlock], is_error: bool) {
+        let result = UserBlock::ToolResult { tool_use_id: call.to_string(), content: content.to_vec(), is_error };
+        match self.messages.last_mut() {
+            Some(Message::User(blocks)) => {
+                let results = blocks.iter().take_while(|block| matches!(block, UserBlock::ToolResult { .. })).count();
+                blocks.insert(results, result);
+            }
+            _ => self.messages.push(Message::User(vec![result])),
+        }
+    }
+
+    fn assistant(&mut self, block: AssistantBlock) {
+        match self.messages.last_mut() {
+            Some(Message::Assistant(blocks)) => blocks.push(block),
+            _ => self.messages.push(Message::Assistant(vec![block])),
+        }
+    }
+}
+
+/// Adds to the last user message, or begins one.
+fn append_user(messages: &mut Vec<Message>, block: UserBlock) {
+    // An answer that was nothing but thinking is no answer, and no provider takes it back.
+    if let Some(Message::Assistant(blocks)) = messages.last()
+        && blocks.iter().all(|block| matches!(block, AssistantBlock::Thinking(_)))
+    {
+        messages.pop();
+    }
+    match messages.last_mut() {
+        Some(Message::User(blocks)) => blocks.push(block),
+        _ => messages.push(Message::User(vec![block])),
+    }
+}
+
+/// The tools of an agent as a provider is told of them: enabled built-in tools, and custom tools as they are.
+fn offered_tools(agent: &AgentSnapshot) -> Vec<OfferedTool> {
+    let policies = agent.tool_policies();
+    let mut offered = Vec::new();
+    for tool in &agent.tools {
+        match tool {
+            Tool::Toolset { .. } => {
+                let enabled = |definition: &toolset::Definition| policies.contains_key(definition.name);
+                offered.extend(toolset::definitions().into_iter().filter(enabled).map(|definition| OfferedTool {
+                    name: definition.name.to_owned(),
+                    description: definition.description.to_owned(),
+                    input_schema: definition.input_schema,
+                }));
+            }
+            Tool::Custom { name, description, input_schema } => offered.push(OfferedTool {
+                name: name.clone(),
+                description: description.clone(),
+                input_schema: serde_json::Value::Object(input_schema.clone()),
+            }),
+        }
+    }
+    offered
+}
