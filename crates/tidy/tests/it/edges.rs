@@ -60,7 +60,9 @@ fn crates_depend_only_inwards() {
             continue;
         };
         for dependency in dependencies {
-            if members.contains_key(&dependency.name) && !inner.contains(&dependency.name.as_str()) {
+            // A crate may name itself, to give its own tests a feature.
+            let is_inner = dependency.name == *name || inner.contains(&dependency.name.as_str());
+            if members.contains_key(&dependency.name) && !is_inner {
                 breaches.push(format!("{name} -> {}", dependency.name));
             }
         }
