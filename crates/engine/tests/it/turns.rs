@@ -1,0 +1,265 @@
+//! Turns from end to end, on one replica or several.
+
+use engine::FeedItem;
+use engine::port::model::{AssistantBlock, Message, UserBlock};
+use engine::port::work_queue::{ExpectedHeartbeat, Pool};
+use engine::port::{Fence, WorkQueue, WorkState};
+use session::command::Poster;
+use session::content::ContentBlock;
+use session::event::{Confirmation, EnvironmentKind, StopReason};
+use session::{ClientEvent, Command, Event};
+use tokio::time::{Duration, sleep};
+
+use crate::rig::{Rig, calls, is_idle, message, overloaded, post, says, until};
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_turn_runs_and_lets_the_session_go() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(says(&["Good ", "morning."]));
+    post(&replica.sessions, &id, vec![message("Hello")]).await;
+    let seen = until(&mut feed, is_idle).await;
+
+    assert_eq!(
+        rig.kinds(&id).await,
+        [
+            "log.created",
+            "user.message",
+            "session.status_running",
+            "session.thread_status_running",
+            "log.processed",
+            "span.model_request_start",
+            "agent.message",
+            "span.model_request_end",
+            "session.thread_status_idle",
+            "session.usage",
+            "session.status_idle",
+            "log.turn_ended",
+        ]
+    );
+    let previews = seen.iter().filter(|item| matches!(item, FeedItem::Preview(_))).count();
+    assert_eq!(previews, 3, "a start and two chunks");
+    let asked = rig.model.asked();
+    assert_eq!(asked[0].messages, [Message::User(vec![UserBlock::Content(ContentBlock::text("Hello"))])]);
+    assert_eq!(asked[0].system.as_deref(), Some("You are tested."));
+    assert_eq!(asked[0].tools.len(), 7);
+    let loaded = rig.world.log.load(&id).await.unwrap().unwrap();
+    assert_eq!(loaded.claim, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_posted_where_no_scheduler_runs_is_claimed_elsewhere() {
+    let rig = Rig::new();
+    let _replica = rig.replica(4);
+    let id = rig.session(&rig.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(says(&["One."]));
+    rig.model.then(says(&["Two."]));
+    post(&rig.sessions, &id, vec![message("1"), message("2")]).await;
+    until(&mut feed, is_idle).await;
+    let asked = rig.model.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[1].messages.len(), 3);
+    assert_eq!(asked[1].messages[1], Message::Assistant(vec![AssistantBlock::Text("One.".to_owned())]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_custom_tool_and_a_confirmation_wait_as_rows() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["lookup", "bash"]));
+    rig.model.then(says(&["Done."]));
+    post(&replica.sessions, &id, vec![message("Look it up")]).await;
+    let seen = until(&mut feed, is_idle).await;
+    let Some(FeedItem::Record(idle)) = seen.last() else { panic!("an idle event") };
+    let Event::StatusIdle { stop_reason: StopReason::RequiresAction { event_ids }, .. } = &idle.record.event else {
+        panic!("the session waits")
+    };
+    let (lookup, bash) = (event_ids[0].clone(), event_ids[1].clone());
+    assert_eq!(rig.world.log.load(&id).await.unwrap().unwrap().claim, None, "nothing is held while it waits");
+
+    let result = ClientEvent::CustomToolResult {
+        custom_tool_use_id: lookup.clone(),
+        content: vec![ContentBlock::text("found")],
+        is_error: false,
+    };
+    let refusal = ClientEvent::ToolConfirmation {
+        tool_use_id: bash.clone(),
+        result: Confirmation::Deny,
+        deny_message: Some("not today".to_owned()),
+    };
+    let first = post(&replica.sessions, &id, vec![result.clone()]).await;
+    let again = post(&replica.sessions, &id, vec![result]).await;
+    assert_eq!(first.posted, again.posted, "a repeated answer is the first one");
+    post(&replica.sessions, &id, vec![refusal]).await;
+    until(&mut feed, |event| matches!(event, Event::AgentMessage { .. })).await;
+    let asked = rig.model.asked();
+    let Message::User(blocks) = &asked[1].messages[2] else { panic!("the results") };
+    assert_eq!(blocks.len(), 2);
+    assert!(
+        matches!(&blocks[0], UserBlock::ToolResult { tool_use_id, is_error: false, .. } if *tool_use_id == lookup.as_str())
+    );
+    assert!(
+        matches!(&blocks[1], UserBlock::ToolResult { tool_use_id, is_error: true, .. } if *tool_use_id == bash.as_str())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_runs_what_the_model_calls() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write"]));
+    rig.model.then(says(&["Written."]));
+    post(&replica.sessions, &id, vec![message("Write")]).await;
+    let seen = until(&mut feed, |event| matches!(event, Event::ModelRequestEnd { .. })).await;
+    let call = tool_use(&seen);
+
+    let item = rig.store.poll(&Pool::Cloud, "w1", 5_000, "token").await.unwrap().expect("an item");
+    rig.store.acknowledge(&Pool::Cloud, &item.id).await.unwrap();
+    let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: "token".to_owned() };
+    let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
+    replica.sessions.command(&id, start, fence.clone()).await.unwrap();
+    let result = ClientEvent::ToolResult { tool_use_id: call, content: Vec::new(), is_error: false };
+    let results = Command::Post { events: vec![result], poster: Poster::CloudWorker };
+    replica.sessions.command(&id, results, fence).await.unwrap();
+    until(&mut feed, is_idle).await;
+    assert_eq!(rig.model.asked().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_goes_silent_loses_its_lease_and_its_call() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write", "read"]));
+    rig.model.then(says(&["I see."]));
+    post(&replica.sessions, &id, vec![message("Write")]).await;
+    let seen = until(&mut feed, |event| matches!(event, Event::ModelRequestEnd { .. })).await;
+    let call = tool_use(&seen);
+
+    let item = rig.store.poll(&Pool::Cloud, "w1", 5_000, "token").await.unwrap().expect("an item");
+    rig.store.acknowledge(&Pool::Cloud, &item.id).await.unwrap();
+    rig.store.heartbeat(&Pool::Cloud, &item.id, &ExpectedHeartbeat::None, Some(3)).await.unwrap();
+    let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: "token".to_owned() };
+    let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
+    replica.sessions.command(&id, start, fence.clone()).await.unwrap();
+
+    let seen = until(&mut feed, |event| matches!(event, Event::AgentToolResult { .. })).await;
+    let Some(FeedItem::Record(result)) = seen.last() else { panic!("a result") };
+    assert!(
+        matches!(&result.record.event, Event::AgentToolResult { tool_use_id, is_error: true, .. } if *tool_use_id == call)
+    );
+    let item = rig.store.item(&Pool::Cloud, &item.id).await.unwrap().unwrap();
+    assert_eq!(item.state, WorkState::Queued, "the read was never begun and goes to the next worker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_drops_the_answer_and_the_next_message_is_answered() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    let mut slow = says(&["a", "b", "c"]);
+    slow.pause = Duration::from_secs(60);
+    rig.model.then(slow);
+    rig.model.then(says(&["Second."]));
+    post(&replica.sessions, &id, vec![message("First")]).await;
+    until(&mut feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
+    let interrupt = ClientEvent::Interrupt { session_thread_id: None };
+    post(&rig.sessions, &id, vec![interrupt, message("Next")]).await;
+    until(&mut feed, |event| matches!(event, Event::AgentMessage { .. })).await;
+    let kinds = rig.kinds(&id).await;
+    assert_eq!(kinds.iter().filter(|kind| **kind == "agent.message").count(), 1);
+    let interrupted = rig.model.asked()[1].messages.clone();
+    assert_eq!(interrupted.len(), 1, "both messages are one, since nothing was answered in between");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transient_error_waits_as_a_row_and_is_tried_again() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(overloaded());
+    rig.model.then(says(&["At last."]));
+    post(&replica.sessions, &id, vec![message("Try")]).await;
+    until(&mut feed, |event| matches!(event, Event::StatusRescheduled { .. })).await;
+    assert_eq!(rig.world.log.load(&id).await.unwrap().unwrap().claim, None);
+    until(&mut feed, is_idle).await;
+    assert_eq!(rig.model.asked().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_a_killed_replica_goes_on_elsewhere() {
+    let rig = Rig::new();
+    let first = rig.replica(4);
+    let id = rig.session(&first.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    let mut slow = says(&["never"]);
+    slow.pause = Duration::from_secs(600);
+    rig.model.then(slow);
+    rig.model.then(says(&["Here I am."]));
+    post(&first.sessions, &id, vec![message("Hello")]).await;
+    until(&mut feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
+    let _second = rig.replica(4);
+    first.task.abort();
+    until(&mut feed, is_idle).await;
+    let kinds = rig.kinds(&id).await;
+    assert!(kinds.contains(&"log.taken_over"));
+    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_start").count(), 2);
+    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_end").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_hands_the_session_over_between_two_steps() {
+    let rig = Rig::new();
+    let first = rig.replica(4);
+    let id = rig.session(&first.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    let mut slow = calls(&["no_such_tool"]);
+    slow.pause = Duration::from_secs(2);
+    rig.model.then(slow);
+    rig.model.then(says(&["Done."]));
+    post(&first.sessions, &id, vec![message("Go")]).await;
+    until(&mut feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
+    let _second = rig.replica(4);
+    sleep(Duration::from_millis(300)).await;
+    first.shutdown.cancel();
+    until(&mut feed, is_idle).await;
+    first.task.await.unwrap();
+    let kinds = rig.kinds(&id).await;
+    assert!(!kinds.contains(&"log.taken_over"), "a hand-over is no death");
+    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_start").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleting_a_session_ends_its_feeds() {
+    let rig = Rig::new();
+    let id = rig.session(&rig.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.sessions.command(&id, Command::Delete, Fence::Client).await.unwrap();
+    until(&mut feed, |event| matches!(event, Event::Deleted { .. })).await;
+    assert!(matches!(feed.next().await, FeedItem::End));
+    let mut late = engine::Feed::follow(&rig.world, &id, engine::From::Now).await.unwrap();
+    assert!(matches!(late.next().await, FeedItem::End));
+}
+
+fn tool_use(items: &[FeedItem]) -> session::id::EventId {
+    items
+        .iter()
+        .find_map(|item| match item {
+            FeedItem::Record(stored) => match &stored.record.event {
+                Event::AgentToolUse { id, .. } => Some(id.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .expect("a call")
+}
