@@ -1,0 +1,170 @@
+//! Reads a request's body into [`Fields`], whatever a client sends.
+//!
+//! Media types are not insisted on; an empty body counts as `{}` for verbs that need none. Limits apply to what is
+//! read and again to what it decodes to.
+
+use std::io::Read;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
+use bytes::BytesMut;
+use flate2::read::MultiGzDecoder;
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+
+use super::Service;
+use super::error::{ApiError, Kind};
+use super::fields::Fields;
+
+/// A body that must be a JSON object.
+pub(super) struct JsonBody(pub(super) Fields);
+
+/// A body that may be empty.
+pub(super) struct OptionalBody(pub(super) Fields);
+
+impl FromRequest<Service> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
+        match read(request, service).await? {
+            Some(fields) => Ok(Self(fields)),
+            None => Err(ApiError::invalid("the body is empty; expected a JSON object")),
+        }
+    }
+}
+
+impl FromRequest<Service> for OptionalBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
+        Ok(Self(read(request, service).await?.unwrap_or_else(|| Fields::body(Map::new()))))
+    }
+}
+
+/// The body's object, or `None` where there is nothing but white space.
+async fn read(request: Request, service: &Service) -> Result<Option<Fields>, ApiError> {
+    let (parts, body) = request.into_parts();
+    refuse_idempotency_key(&parts.headers)?;
+    refuse_charset(&parts.headers)?;
+    let limit = service.limits.body_bytes;
+    if content_length(&parts.headers).is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    let bytes = collect(body, limit, Duration::from_millis(service.limits.body_pause_ms)).await?;
+    let bytes = decode(bytes, &parts.headers, limit)?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    parse(&bytes).map(Some)
+}
+
+/// The object that `bytes` hold.
+fn parse(bytes: &[u8]) -> Result<Fields, ApiError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| ApiError::invalid(format!("the body is not valid UTF-8 at byte {}", error.valid_up_to())))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("the body is not valid JSON: {}", without_content(&error))))?;
+    refuse_nul(&value, "")?;
+    match value {
+        Value::Object(object) => Ok(Fields::body(object)),
+        other => {
+            Err(ApiError::invalid(format!("the body: expected a JSON object, got {}", super::fields::kind(&other))))
+        }
+    }
+}
+
+/// What is wrong with the JSON and where, but nothing of what it says.
+fn without_content(error: &serde_json::Error) -> String {
+    let what =
+        if error.is_eof() { "it ends too early" } else { "unexpected content, a bad number or too much nesting" };
+    format!("{what}, at line {} column {}", error.line(), error.column())
+}
+
+/// NUL characters cannot be stored everywhere, so no string may hold one.
+fn refuse_nul(value: &Value, path: &str) -> Result<(), ApiError> {
+    let refusal = |path: &str| ApiError::invalid(format!("{path}: the character U+0000 is not allowed"));
+    match value {
+        Value::String(text) if text.contains('\0') => Err(refusal(path)),
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(index, item)| refuse_nul(item, &format!("{path}[{index}]")))
+        }
+        Value::Object(fields) => fields.iter().try_for_each(|(name, field)| {
+            if name.contains('\0') {
+                return Err(refusal(&format!("a field name in {}", if path.is_empty() { "the body" } else { path })));
+            }
+            refuse_nul(field, &super::fields::join(path, name))
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Reads frames until the end, at most `limit` bytes, and waits for none longer than `pause`.
+async fn collect(mut body: Body, limit: usize, pause: Duration) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(pause, body.frame()).await.map_err(|_| {
+            ApiError::invalid("the body did not arrive in time; send it again").code("request_body_timeout")
+        })?;
+        let Some(frame) = frame else { return Ok(bytes.into()) };
+        let frame = frame.map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        bytes.extend_from_slice(&data);
+    }
+}
+
+/// Undoes the `Content-Encoding`.
+fn decode(bytes: Vec<u8>, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(bytes) };
+    match encoding.to_str().map(str::trim).map(str::to_ascii_lowercase).as_deref() {
+        Ok("" | "identity") => return Ok(bytes),
+        Ok("gzip" | "x-gzip") => {}
+        _ => {
+            return Err(ApiError::invalid("Content-Encoding: expected gzip or identity")
+                .code("request_body_encoding_unsupported"));
+        }
+    }
+    if bytes.is_empty() {
+        return Ok(bytes);
+    }
+    let mut decoded = Vec::new();
+    let read = MultiGzDecoder::new(bytes.as_slice()).take(limit as u64 + 1).read_to_end(&mut decoded);
+    if read.is_err() {
+        return Err(ApiError::invalid("the body is not valid gzip").code("request_body_encoding_invalid"));
+    }
+    if decoded.len() > limit {
+        return Err(too_large(limit).code("request_body_too_large_after_decoding"));
+    }
+    Ok(decoded)
+}
+
+fn too_large(limit: usize) -> ApiError {
+    ApiError::new(Kind::TooLarge, format!("the body is larger than {limit} bytes"))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// JSON is UTF-8; anything else is refused by name.
+fn refuse_charset(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(Ok(media_type)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else { return Ok(()) };
+    let lower = media_type.to_ascii_lowercase();
+    let charset = lower.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("charset="));
+    match charset.map(|charset| charset.trim_matches('"')) {
+        None | Some("" | "utf-8" | "utf8" | "us-ascii") => Ok(()),
+        Some(_) => Err(ApiError::invalid("Content-Type: expected charset utf-8").code("unsupported_charset")),
+    }
+}
+
+/// A promise that this server cannot keep yet is refused, so that nobody relies on it.
+fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key("idempotency-key") {
+        return Err(ApiError::unsupported("Idempotency-Key", "send the request without it"));
+    }
+    Ok(())
+}

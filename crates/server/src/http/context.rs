@@ -1,0 +1,125 @@
+//! Around every request: its id, its error envelope, its measurement and its line in the log.
+//!
+//! The outermost layer. Whatever happens inside, panics included, leaves with a `request-id` header, and every
+//! status of 400 and above with the API's error envelope.
+
+use std::any::Any;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use session::id::RequestId;
+
+use super::Service;
+use super::error::{ApiError, Kind};
+
+/// Hears what the API does; the metrics implement it. Every method does nothing unless overridden.
+pub trait HttpObserver: Send + Sync + 'static {
+    /// A response was made; for streams, its headers.
+    fn request_finished(&self, _request: &FinishedRequest<'_>) {}
+
+    /// A request was refused or failed.
+    fn error(&self, _class: ErrorClass) {}
+
+    /// A stream of events was opened.
+    fn stream_opened(&self) {}
+
+    /// A stream of events ended, from either side.
+    fn stream_closed(&self) {}
+}
+
+/// An observer that looks away.
+pub struct NoObserver;
+
+impl HttpObserver for NoObserver {}
+
+/// A request as measurements see it: no ids, no addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct FinishedRequest<'r> {
+    pub method: &'r Method,
+    /// The route's template, or `None` for a path that is no route.
+    pub route: Option<&'r str>,
+    pub status: u16,
+    pub duration: Duration,
+}
+
+/// Values of the label `class` of `agent_errors_total` that the API can cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    Internal,
+    Storage,
+    Client,
+}
+
+/// Runs one request from the outside.
+pub(super) async fn observe(State(service): State<Service>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let request_id: RequestId = service.id();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+
+    let response = next.run(request).await;
+    let mut response = finish(&service, response, &request_id, &method, route.as_ref());
+    let request_id = HeaderValue::from_str(request_id.as_str()).expect("a request id is alphanumeric");
+    response.headers_mut().insert("request-id", request_id);
+
+    service.observer.request_finished(&FinishedRequest {
+        method: &method,
+        route: route.as_ref().map(MatchedPath::as_str),
+        status: response.status().as_u16(),
+        duration: started.elapsed(),
+    });
+    response
+}
+
+/// Gives errors their envelope, and says once what went wrong.
+fn finish(
+    service: &Service,
+    mut response: Response,
+    request_id: &RequestId,
+    method: &Method,
+    route: Option<&MatchedPath>,
+) -> Response {
+    let status = response.status();
+    let error = match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => error,
+        None if (status.is_client_error() || status.is_server_error()) && !is_json(&response) => {
+            ApiError::of_status(status)
+        }
+        None => return response,
+    };
+    let class = match error.kind {
+        Kind::Internal => ErrorClass::Internal,
+        Kind::Unavailable => ErrorClass::Storage,
+        _ => ErrorClass::Client,
+    };
+    service.observer.error(class);
+    if class != ErrorClass::Client {
+        tracing::error!(
+            %request_id,
+            %method,
+            route = route.map_or("", MatchedPath::as_str),
+            cause = error.cause.as_deref().unwrap_or(""),
+            "request failed: {}",
+            error.message
+        );
+    }
+    error.render(request_id.as_str())
+}
+
+/// A handler that answers an error status with a body of its own, as `/ready` does, is left alone.
+fn is_json(response: &Response) -> bool {
+    response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
+/// A panic in a handler is a fault of the server, told to the log and not to the client.
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without text");
+    ApiError::internal(format!("a handler panicked: {text}")).into_response()
+}

@@ -1,0 +1,61 @@
+//! `/v1/sessions/{session_id}/events`: send and list. Following live is [`super::stream`]'s.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use engine::port::Order;
+use serde_json::{Value, json};
+use session::id::SessionId;
+use session::{ClientEvent, Command, Poster};
+
+use super::Service;
+use super::auth::Caller;
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::event_list::{self, EventFilter};
+use super::path::Ids;
+use super::query::Query;
+use super::{event_params, sessions};
+
+/// `POST /v1/sessions/{session_id}/events`.
+pub(super) async fn send(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    let id: SessionId = ids.get("session_id", "session")?;
+    authorize(&service, &caller, &ids).await?;
+    let events = event_params::read(body)?;
+    let (poster, fence) = caller.poster();
+    if poster == Poster::CloudWorker && !events.iter().all(|event| matches!(event, ClientEvent::ToolResult { .. })) {
+        // What runs beside a sandbox must not be able to confirm its own calls or speak for the user.
+        return Err(ApiError::forbidden("events: the holder of a work item may send user.tool_result only"));
+    }
+    let outcome = service.sessions.command(&id, Command::Post { events, poster }, fence).await?;
+    let data: Vec<Value> = outcome.posted.iter().filter_map(|stored| stored.to_api().map(Value::Object)).collect();
+    Ok(Json(json!({"data": data})))
+}
+
+/// Whether the caller may write to the session; whether it exists is found out by the command itself.
+async fn authorize(service: &Service, caller: &Caller, ids: &Ids) -> Result<(), ApiError> {
+    match caller {
+        Caller::Application => Ok(()),
+        Caller::FormerHolder => Err(ApiError::token_ended()),
+        _ => sessions::load(service, caller, ids).await.map(drop),
+    }
+}
+
+/// `GET /v1/sessions/{session_id}/events`.
+pub(super) async fn list(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    mut query: Query,
+) -> Result<Json<Value>, ApiError> {
+    let state = sessions::load(&service, &caller, &ids).await?;
+    let order = query.order(Order::Ascending)?;
+    let types = query.strings("types").into_iter().collect();
+    let processed = query.created_at()?;
+    let filter = EventFilter::new(types, processed, order)?;
+    event_list::page(&service, &state, &filter, query).await.map(Json)
+}

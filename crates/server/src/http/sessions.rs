@@ -1,0 +1,221 @@
+//! `/v1/sessions`: create, retrieve, update, list, archive, delete.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use engine::port::log::ListSessions;
+use engine::port::{Fence, Order};
+use futures::future::try_join_all;
+use serde_json::{Map, Value, json};
+use session::event::Created;
+use session::id::SessionId;
+use session::state::Status;
+use session::{Command, State, view};
+
+use super::Service;
+use super::auth::Caller;
+use super::body::{JsonBody, OptionalBody};
+use super::error::ApiError;
+use super::pagination::{self, CreatedPlace, ListName};
+use super::path::{self, Ids};
+use super::query::Query;
+use super::session_params::{CreateSession, UpdateSession};
+use super::{agents, environments, metadata};
+
+/// Snapshots read at once for a page of sessions.
+const SNAPSHOTS_AT_ONCE: usize = 8;
+
+/// `POST /v1/sessions`.
+pub(super) async fn create(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    caller.require_application()?;
+    let params = CreateSession::read(body, &service)?;
+    let agent = agents::load(&service, &params.agent.id, params.agent.version).await?;
+    if agent.archived_at.is_some() {
+        return Err(ApiError::invalid(format!("agent: {} is archived and takes no new sessions", agent.id)));
+    }
+    let environment = environments::load(&service, params.environment_id.as_str()).await?;
+    environments::refuse_archived(&environment)?;
+    let created = Created {
+        session_id: service.id(),
+        thread_id: service.id(),
+        environment_id: environment.id.clone(),
+        environment_kind: environment.kind(),
+        agent: params.agent.apply(agents::snapshot(agent), &service),
+        title: params.title,
+        metadata: params.metadata,
+    };
+    let snapshot = created.agent.clone();
+    let outcome = service.sessions.create(created, params.initial_events).await?;
+    Ok(Json(view::session(&outcome.state, &snapshot, service.now())))
+}
+
+/// `GET /v1/sessions/{session_id}`.
+pub(super) async fn retrieve(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    query: Query,
+) -> Result<Json<Value>, ApiError> {
+    query.finish()?;
+    let state = load(&service, &caller, &ids).await?;
+    show(&service, &state).await.map(Json)
+}
+
+/// `POST /v1/sessions/{session_id}`.
+pub(super) async fn update(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    caller.require_application()?;
+    let params = UpdateSession::read(body)?;
+    let state = load(&service, &caller, &ids).await?;
+    metadata::merge(&state.metadata, &params.metadata)?;
+    let agent = match params.tools {
+        None => None,
+        Some(tools) => {
+            let mut agent = (*service.sessions.agent_snapshot(&state).await?).clone();
+            agent.tools = tools;
+            Some(Box::new(agent))
+        }
+    };
+    let command = Command::Update { title: params.title, metadata: params.metadata, agent };
+    let outcome = service.sessions.command(&state.session_id, command, Fence::Client).await?;
+    show(&service, &outcome.state).await.map(Json)
+}
+
+/// `POST /v1/sessions/{session_id}/archive`.
+pub(super) async fn archive(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    OptionalBody(body): OptionalBody,
+) -> Result<Json<Value>, ApiError> {
+    caller.require_application()?;
+    body.finish()?;
+    let id: SessionId = ids.get("session_id", "session")?;
+    let outcome = service.sessions.command(&id, Command::Archive, Fence::Client).await?;
+    show(&service, &outcome.state).await.map(Json)
+}
+
+/// `DELETE /v1/sessions/{session_id}`.
+pub(super) async fn delete(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    OptionalBody(body): OptionalBody,
+) -> Result<Json<Value>, ApiError> {
+    caller.require_application()?;
+    body.finish()?;
+    let state = load(&service, &caller, &ids).await?;
+    service.sessions.command(&state.session_id, Command::Delete, Fence::Client).await?;
+    Ok(Json(json!({"id": state.session_id, "type": "session_deleted"})))
+}
+
+/// `GET /v1/sessions`.
+pub(super) async fn list(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    mut query: Query,
+) -> Result<Json<Value>, ApiError> {
+    caller.require_application()?;
+    let name = ListName::of("sessions");
+    let limit = query.limit(20, 100)?;
+    let order = query.order(Order::Descending)?;
+    let place: Option<CreatedPlace> = pagination::decode(&mut query, &name, order)?;
+    let mut list = read_filters(&mut query)?;
+    query.finish()?;
+
+    let backwards = place.as_ref().is_some_and(|place| place.backwards);
+    list.after = place.as_ref().map(|place| place.within(list.created)).transpose()?;
+    list.order = if backwards { opposite(order) } else { order };
+    list.limit = limit + 1;
+    let (mut states, more) = pagination::cut(service.log().list_sessions(&list).await?, limit);
+    if backwards {
+        states.reverse();
+    }
+    let place_of = |state: &State| CreatedPlace::new(state.created_at, state.session_id.as_str());
+    let has_previous = if backwards { more } else { place.is_some() };
+    let previous = states
+        .first()
+        .filter(|_| has_previous)
+        .map(|first| pagination::encode(&name, order, &place_of(first).backwards()));
+    let next =
+        states.last().filter(|_| more || backwards).map(|last| pagination::encode(&name, order, &place_of(last)));
+
+    let mut data: Vec<Value> = Vec::with_capacity(states.len());
+    for some in states.chunks(SNAPSHOTS_AT_ONCE) {
+        data.extend(try_join_all(some.iter().map(|state| show(&service, state))).await?);
+    }
+    let mut page = Map::new();
+    page.insert("data".to_owned(), data.into());
+    page.insert("next_page".to_owned(), next.into());
+    page.insert("prev_page".to_owned(), previous.into());
+    Ok(Json(Value::Object(page)))
+}
+
+/// Reads what sessions are filtered by; order and place are the caller's to fill in.
+fn read_filters(query: &mut Query) -> Result<ListSessions, ApiError> {
+    let agent_id = query.string("agent_id")?.map(|id| path::parse(&id, "agent")).transpose()?;
+    let agent_version = query.number("agent_version", 1, u32::MAX)?;
+    if agent_version.is_some() && agent_id.is_none() {
+        return Err(ApiError::invalid("agent_version: only allowed together with agent_id"));
+    }
+    for (name, hint) in
+        [("deployment_id", "deployments do not exist yet"), ("memory_store_id", "memory stores do not exist yet")]
+    {
+        if query.string(name)?.is_some() {
+            return Err(ApiError::unsupported(name, hint));
+        }
+    }
+    let created = query.created_at()?;
+    let include_archived = query.boolean("include_archived")?;
+    let statuses = query.strings("statuses").iter().map(|text| read_status(text)).collect::<Result<_, _>>()?;
+    Ok(ListSessions {
+        agent_id,
+        agent_version,
+        created,
+        include_archived,
+        statuses,
+        order: Order::Descending,
+        after: None,
+        limit: 0,
+    })
+}
+
+/// A status by its name in the API.
+pub(super) fn read_status(text: &str) -> Result<Status, ApiError> {
+    match text {
+        "idle" => Ok(Status::Idle),
+        "running" => Ok(Status::Running),
+        "rescheduling" => Ok(Status::Rescheduling),
+        "terminated" => Ok(Status::Terminated),
+        _ => Err(ApiError::invalid("statuses: expected idle, running, rescheduling or terminated")),
+    }
+}
+
+fn opposite(order: Order) -> Order {
+    match order {
+        Order::Ascending => Order::Descending,
+        Order::Descending => Order::Ascending,
+    }
+}
+
+/// The session that the path names, if it is there and this caller may see it.
+pub(super) async fn load(service: &Service, caller: &Caller, ids: &Ids) -> Result<State, ApiError> {
+    let id: SessionId = ids.get("session_id", "session")?;
+    let not_found = || ApiError::not_found("session", id.as_str());
+    let state = service.sessions.state(&id).await?.filter(|state| !state.deleted).ok_or_else(not_found)?;
+    caller.require_session(&state)?;
+    Ok(state)
+}
+
+/// The session as clients see it.
+async fn show(service: &Service, state: &State) -> Result<Value, ApiError> {
+    let snapshot = service.sessions.agent_snapshot(state).await?;
+    Ok(view::session(state, &snapshot, service.now()))
+}

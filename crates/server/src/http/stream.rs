@@ -1,0 +1,218 @@
+//! `.../events/stream`: a session followed live, as server-sent events.
+//!
+//! The subscription stands before the headers leave. A stream is pulled by its connection: what a slow reader has
+//! not taken stays in the log, from where the feed reads on, while previews it was too slow for are gone; so a
+//! reader can be as slow as it likes and holds no memory, task or database connection meanwhile.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State as Shared;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use engine::feed::{Feed, FeedItem, From};
+use engine::port::{Preview, PreviewDelta, StoredRecord};
+use serde_json::{Value, json};
+use session::State;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::Service;
+use super::auth::Caller;
+use super::context::HttpObserver;
+use super::error::ApiError;
+use super::path::Ids;
+use super::query::Query;
+use super::sessions;
+
+const DELTAS_MAX: usize = 100;
+
+/// Sent at once, so that proxies pass the headers on.
+const GREETING: Bytes = Bytes::from_static(b": connected\n\n");
+const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n");
+/// Sent when the process drains: another replica takes the next connection.
+const RECONNECT: Bytes = Bytes::from_static(b"retry: 500\n\n");
+
+/// `GET /v1/sessions/{session_id}/events/stream`.
+pub(super) async fn stream(
+    Shared(service): Shared<Service>,
+    caller: Caller,
+    ids: Ids,
+    mut query: Query,
+) -> Result<Response, ApiError> {
+    let deltas = Deltas::read(&mut query)?;
+    query.finish()?;
+    let state = sessions::load(&service, &caller, &ids).await?;
+    open(service, &caller, &state, deltas).await
+}
+
+/// Which previews a connection asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Deltas {
+    message: bool,
+    thinking: bool,
+}
+
+impl Deltas {
+    pub(super) fn read(query: &mut Query) -> Result<Self, ApiError> {
+        let kinds = query.strings("event_deltas");
+        if kinds.len() > DELTAS_MAX {
+            return Err(ApiError::invalid(format!("event_deltas: at most {DELTAS_MAX} values are allowed")));
+        }
+        let mut deltas = Self::default();
+        for kind in kinds {
+            match kind.as_str() {
+                "agent.message" => deltas.message = true,
+                "agent.thinking" => deltas.thinking = true,
+                _ => return Err(ApiError::invalid("event_deltas: expected agent.message or agent.thinking")),
+            }
+        }
+        Ok(deltas)
+    }
+}
+
+/// The response that follows the session from now on.
+pub(super) async fn open(
+    service: Service,
+    caller: &Caller,
+    state: &State,
+    deltas: Deltas,
+) -> Result<Response, ApiError> {
+    let feed = Feed::follow(&service.world, &state.session_id, From::Now).await?;
+    let interval = Duration::from_millis(service.limits.ping_interval_ms.max(1));
+    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let token_hash = match caller {
+        Caller::ItemHolder { token_hash, .. } => Some(token_hash.clone()),
+        _ => None,
+    };
+    let connection = Connection {
+        counted: Counted::new(&service),
+        service,
+        feed,
+        deltas,
+        ping,
+        token_hash,
+        greeted: false,
+        ended: false,
+    };
+    let frames = futures::stream::unfold(connection, |mut connection| async move {
+        let frame = connection.next_frame().await?;
+        Some((Ok::<_, Infallible>(frame), connection))
+    });
+
+    let mut response = Response::new(Body::from_stream(frames));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// One open stream.
+struct Connection {
+    service: Service,
+    feed: Feed,
+    deltas: Deltas,
+    ping: Interval,
+    /// The item token that opened the stream, which closes with it.
+    token_hash: Option<String>,
+    greeted: bool,
+    ended: bool,
+    #[expect(dead_code, reason = "counts the stream as open until it is dropped")]
+    counted: Counted,
+}
+
+impl Connection {
+    /// The next bytes to send; `None` ends the stream.
+    async fn next_frame(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        if !self.greeted {
+            self.greeted = true;
+            return Some(GREETING);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = self.service.draining.cancelled() => {
+                    self.ended = true;
+                    return Some(RECONNECT);
+                }
+                item = self.feed.next() => {
+                    let frame = match item {
+                        FeedItem::End => return None,
+                        FeedItem::Record(stored) => record_frame(&stored),
+                        FeedItem::Preview(preview) => preview_frame(&preview, self.deltas),
+                    };
+                    if frame.is_some() {
+                        return frame;
+                    }
+                }
+                _ = self.ping.tick() => {
+                    return if token_ended(&self.service, self.token_hash.as_deref()).await { None } else { Some(PING) };
+                }
+            }
+        }
+    }
+}
+
+/// Whether the token that opened the stream is no longer its item's. Unknown counts as no.
+async fn token_ended(service: &Service, token_hash: Option<&str>) -> bool {
+    let Some(hash) = token_hash else { return false };
+    matches!(service.work().item_by_token(hash).await, Ok(None))
+}
+
+/// A record as a frame, if clients see it at all.
+fn record_frame(stored: &StoredRecord) -> Option<Bytes> {
+    stored.to_api().map(|event| frame(stored.kind(), &Value::Object(event)))
+}
+
+/// A preview as a frame, if the connection asked for it.
+fn preview_frame(preview: &Preview, deltas: Deltas) -> Option<Bytes> {
+    let id = &preview.event_id;
+    match &preview.delta {
+        PreviewDelta::MessageStart if deltas.message => {
+            Some(frame("event_start", &json!({"type": "event_start", "event": {"type": "agent.message", "id": id}})))
+        }
+        PreviewDelta::ThinkingStart if deltas.thinking => {
+            Some(frame("event_start", &json!({"type": "event_start", "event": {"type": "agent.thinking", "id": id}})))
+        }
+        PreviewDelta::Text { index, text } if deltas.message => {
+            let content = json!({"type": "text", "text": text});
+            let delta = json!({"type": "content_delta", "index": index, "content": content});
+            Some(frame("event_delta", &json!({"type": "event_delta", "event_id": id, "delta": delta})))
+        }
+        _ => None,
+    }
+}
+
+/// One server-sent event. JSON has no raw line breaks, so one data line holds it.
+fn frame(name: &str, data: &Value) -> Bytes {
+    let mut frame = Vec::with_capacity(256);
+    frame.extend_from_slice(b"event: ");
+    frame.extend_from_slice(name.as_bytes());
+    frame.extend_from_slice(b"\ndata: ");
+    serde_json::to_writer(&mut frame, data).expect("a JSON value serialises");
+    frame.extend_from_slice(b"\n\n");
+    frame.into()
+}
+
+/// Counts a stream as open for as long as it lives.
+struct Counted(Arc<dyn HttpObserver>);
+
+impl Counted {
+    fn new(service: &Service) -> Self {
+        service.observer.stream_opened();
+        Self(Arc::clone(&service.observer))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.stream_closed();
+    }
+}
