@@ -40,8 +40,8 @@ pub trait Subject: Send + Sync {
     fn silence_is_death(&self) -> bool;
 }
 
-/// Emits one `#[tokio::test]` for each case. `$make` is an async function that returns a fresh `impl Subject`, or
-/// `None` where the backend cannot be had.
+/// Emits one `#[tokio::test]` for each case. `$make` is the path, from the crate's root, of an async function that
+/// returns a fresh `impl Subject`, or `None` where the backend cannot be had.
 #[macro_export]
 macro_rules! contract_tests {
     ($make:path) => {

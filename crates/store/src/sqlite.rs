@@ -42,8 +42,8 @@ pub struct SqliteStore {
     living: Mutex<BTreeSet<ReplicaId>>,
     /// Held for reading while an append refers to a blob that it has put, for writing while blobs are removed.
     references: tokio::sync::RwLock<()>,
-    /// The lock on the folder, which the system frees with the process.
-    _folder_lock: File,
+    /// The lock on the folder, which the system frees with the process; `None` beside the process that has it.
+    _folder_lock: Option<File>,
 }
 
 /// Why a data folder could not be opened.
@@ -64,6 +64,17 @@ impl SqliteStore {
         let failed = |error| OpenError::Folder { folder: folder.to_owned(), error };
         fs::create_dir_all(folder).map_err(failed)?;
         let folder_lock = lock(folder)?;
+        Self::open_with(folder, clock, Some(folder_lock)).await
+    }
+
+    /// Opens the store for a tool that looks things up or changes definitions, beside a process that may have the
+    /// folder open. Nothing that claims or drives sessions may use it.
+    pub async fn open_beside(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        Self::open_with(folder, clock, None).await
+    }
+
+    async fn open_with(folder: &Path, clock: Arc<dyn Clock>, folder_lock: Option<File>) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Folder { folder: folder.to_owned(), error };
         let blobs = FolderBlobs::open(&folder.join("blobs")).map_err(failed)?;
 
         let file = options(folder);
@@ -94,6 +105,12 @@ impl SqliteStore {
         let status = migration::status(&mut connection, migration::SQLITE).await?;
         connection.close().await.map_err(store_error)?;
         Ok(status)
+    }
+
+    /// Connections open, and how many of them are idle.
+    pub fn connections(&self) -> (u32, u32) {
+        let idle = u32::try_from(self.readers.num_idle()).unwrap_or(u32::MAX);
+        (self.readers.size() + 1, idle)
     }
 
     /// Writes what is under way and closes the file. Later calls are [`StoreError::Unavailable`].

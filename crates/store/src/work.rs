@@ -8,6 +8,10 @@ use crate::row::Columns;
 /// How long a lease runs unless its holder asks for another time.
 pub(crate) const LEASE_TTL_SECONDS: i64 = 30;
 
+/// The shortest and the longest lease that a holder may ask for, in seconds.
+const LEASE_TTL_SECONDS_MIN: u32 = 3;
+const LEASE_TTL_SECONDS_MAX: u32 = 300;
+
 /// How long a worker that polled counts as polling.
 pub(crate) const POLLING_MICROS: i64 = 30_000_000;
 
@@ -23,6 +27,11 @@ pub(crate) fn environment_of(pool: &Pool) -> Option<&str> {
         Pool::Cloud => None,
         Pool::Environment(id) => Some(id.as_str()),
     }
+}
+
+/// The length of lease that a holder gets who asks for `wished` seconds.
+pub(crate) fn lease_ttl(wished: Option<u32>) -> Option<i64> {
+    wished.map(|seconds| seconds.clamp(LEASE_TTL_SECONDS_MIN, LEASE_TTL_SECONDS_MAX).into())
 }
 
 /// The answer to a heartbeat that changes nothing; `None` if the lease is to be extended.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use session::state::Status;
 use tokio::task::JoinSet;
 
-use super::story::{Setting, Story, claimed_session, due_session, queued_session, registered, work_id};
+use super::story::{Phrase as _, Setting, Story, claimed_session, due_session, queued_session, registered, work_id};
 use super::{Store, Subject};
 use crate::port::work_queue::Pool;
 use crate::port::{Append, AppendError, Claim, StoredRecord, Wake, WorkChange};

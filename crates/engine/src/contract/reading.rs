@@ -205,10 +205,9 @@ pub async fn sessions_are_paged_both_ways(subject: &impl Subject) {
     for order in [Order::Ascending, Order::Descending] {
         let mut listed: Vec<State> = Vec::new();
         loop {
-            let after = listed.last().map(|state| After {
-                created_at: state.created_at,
-                id: state.session_id.as_str().to_owned(),
-            });
+            let after = listed
+                .last()
+                .map(|state| After { created_at: state.created_at, id: state.session_id.as_str().to_owned() });
             let list = ListSessions { order, after, limit: 2, ..all_sessions() };
             let page = store.list_sessions(&list).await.expect("the store answers");
             if page.is_empty() {

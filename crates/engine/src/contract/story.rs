@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use session::agent::{
-    AgentSnapshot, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolDefaults,
-};
+use session::agent::{AgentSnapshot, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolDefaults};
 use session::command::{AnswerBlock, ModelOutcome, ModelStop};
 use session::content::ContentBlock;
 use session::event::{Created, EnvironmentKind, ModelUsage};
@@ -12,7 +10,7 @@ use session::id::{AgentId, EnvironmentId, ReplicaId, SessionId, WorkId};
 use session::{ClientEvent, Command, Ids, Limits, Poster, Record, State, Timestamp};
 
 use crate::port::leases::Claimed;
-use crate::port::{Append, Claim, Fence, Wake, WorkChange};
+use crate::port::{Append, Claim, Fence, Leases, Wake, WorkChange};
 
 use super::{Store, Subject};
 
@@ -166,39 +164,45 @@ pub fn model() -> ModelConfig {
 }
 
 /// Appends that read as a sentence.
-impl Append {
+pub trait Phrase: Sized {
     /// The same append by the owner that holds `claim`.
     #[must_use]
-    pub fn by(mut self, claim: &Claim) -> Self {
-        self.fence = Fence::Owner(claim.clone());
-        self
-    }
+    fn by(self, claim: &Claim) -> Self;
 
     /// The same append under the token of a work item.
     #[must_use]
-    pub fn under(mut self, work_id: &WorkId, token_hash: &str) -> Self {
-        self.fence = Fence::ItemToken { work_id: work_id.clone(), token_hash: token_hash.to_owned() };
-        self
-    }
-
-    /// The same append, waking the session.
-    #[must_use]
-    pub fn waking(self) -> Self {
-        self.with(Wake::Now { claim_for: None })
-    }
+    fn under(self, work_id: &WorkId, token_hash: &str) -> Self;
 
     /// The same append with this wake-up.
     #[must_use]
-    pub fn with(mut self, wake: Wake) -> Self {
-        self.wake = wake;
-        self
+    fn with(self, wake: Wake) -> Self;
+
+    /// The same append, waking the session.
+    #[must_use]
+    fn waking(self) -> Self {
+        self.with(Wake::Now { claim_for: None })
     }
 
     /// The same append with this change to the work item.
     #[must_use]
-    pub fn and(mut self, work: WorkChange) -> Self {
-        self.work = work;
-        self
+    fn and(self, work: WorkChange) -> Self;
+}
+
+impl Phrase for Append {
+    fn by(self, claim: &Claim) -> Self {
+        Self { fence: Fence::Owner(claim.clone()), ..self }
+    }
+
+    fn under(self, work_id: &WorkId, token_hash: &str) -> Self {
+        Self { fence: Fence::ItemToken { work_id: work_id.clone(), token_hash: token_hash.to_owned() }, ..self }
+    }
+
+    fn with(self, wake: Wake) -> Self {
+        Self { wake, ..self }
+    }
+
+    fn and(self, work: WorkChange) -> Self {
+        Self { work, ..self }
     }
 }
 
@@ -236,10 +240,15 @@ pub async fn queued_session(store: &dyn Store, number: u32, setting: Setting) ->
     story
 }
 
+/// A replica says that it lives.
+pub async fn beat(store: &dyn Store, replica: &ReplicaId) {
+    Leases::heartbeat(store, replica).await.expect("the store answers");
+}
+
 /// Lets time pass while `replica` beats as a living one does.
 pub async fn pass(subject: &impl Subject, replica: &ReplicaId, millis: i64) {
     for _ in 0..millis / 200 {
         subject.advance(200).await;
-        subject.store().heartbeat(replica).await.expect("the store answers");
+        beat(&*subject.store(), replica).await;
     }
 }

@@ -74,7 +74,7 @@ pub struct Append {
 pub struct Appended {
     /// The claim that [`Wake::Now`] asked for and got.
     pub claim: Option<Claim>,
-    /// Whether [`WorkChange::Ensure`] queued a new item.
+    /// Whether an item was queued: a new one by [`WorkChange::Ensure`], or one whose lease ended.
     pub queued: bool,
 }
 

@@ -217,7 +217,7 @@ async fn write(
         WorkChange::Ensure { work_id } => work_queue::ensure(connection, work_id, session, now).await?,
         WorkChange::EndLease { work_id, seen, requeue } => {
             work_queue::end_lease(connection, work_id, &session.id, *seen, *requeue, now).await?;
-            false
+            *requeue
         }
         WorkChange::Stop => {
             work_queue::stop_session(connection, &session.id, now).await?;

@@ -119,7 +119,7 @@ impl WorkQueue for SqliteStore {
                     )
                     .bind(work_id.as_str())
                     .bind(now)
-                    .bind(ttl_seconds)
+                    .bind(work::lease_ttl(ttl_seconds))
                     .fetch_one(connection)
                     .await
                     .map_err(store_error)?;
