@@ -98,6 +98,9 @@ impl Anthropic {
                 }
                 Err(problem) => break self.failure(problem),
             }
+            if assembly.has_stopped() {
+                reply.hurry();
+            }
         };
         if assembly.has_stopped() && failure.error.retryable {
             return Ok(assembly.finish());

@@ -77,7 +77,9 @@ impl Demo {
             answer.say(&text).await;
             return Ok(answer.complete(ModelStop::EndTurn, usage));
         };
-        sleep(step.wait()).await;
+        if let Some(wait) = step.wait() {
+            sleep(wait).await;
+        }
         answer.pace = step.pace();
         let failing = step.fail().filter(|(_, times)| self.fails_again(request, *times)).map(|(fail, _)| fail);
         if let Some(fail) = failing.filter(|fail| *fail != Fail::Cut) {

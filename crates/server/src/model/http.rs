@@ -29,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of an error's body is read, and how long.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the end of a stream may take after the last of the answer.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest answer that is read, in bytes on the wire.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -187,9 +189,9 @@ impl Reply {
         Ok(chunk)
     }
 
-    /// From now on bytes must follow each other this closely.
-    pub(super) fn hurry(&mut self, idle_timeout: Duration) {
-        self.idle_timeout = self.idle_timeout.min(idle_timeout);
+    /// All was said: only usage and the end may follow, and some servers never close the stream.
+    pub(super) fn hurry(&mut self) {
+        self.idle_timeout = self.idle_timeout.min(END_TIMEOUT);
     }
 
     async fn received(&mut self) -> Result<Option<Bytes>, &'static str> {

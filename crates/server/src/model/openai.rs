@@ -6,8 +6,6 @@
 mod request;
 mod stream;
 
-use std::time::Duration;
-
 use engine::port::model::{ModelAnswer, ModelRequest, PreviewSink};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use url::Url;
@@ -22,9 +20,6 @@ use stream::{Assembly, Problem};
 
 /// Where the API is unless the settings say otherwise.
 pub(super) const BASE_URL: &str = "https://api.openai.com/v1";
-
-/// How long the usage may take after the last of the answer; some servers never close the stream.
-const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One server.
 #[derive(Clone, Debug)]
@@ -118,31 +113,40 @@ impl OpenAi {
         Ok(headers)
     }
 
-    /// Reads until `[DONE]`, or the end after a finish reason.
+    /// Reads until `[DONE]` or the end; either is one only after a finish reason.
     async fn read_events(&self, reply: &mut Reply, assembly: &mut Assembly<'_>) -> Result<(), Failure> {
         let mut events = SseDecoder::default();
-        loop {
+        let mut is_over = false;
+        while !is_over {
             let chunk = reply.chunk().await?;
-            if let Some(chunk) = &chunk {
-                events.push(chunk);
-            }
-            loop {
-                let event = if chunk.is_some() { events.next() } else { events.finish() };
-                match event.map_err(|_| self.failure(Problem::Unreadable))? {
-                    Some(event) if assembly.take(&event.data).map_err(|problem| self.failure(problem))? => {
-                        return Ok(());
-                    }
-                    Some(_) => {}
-                    None => break,
-                }
-            }
+            is_over = self.take_events(&mut events, chunk.as_deref(), assembly)? || chunk.is_none();
             if assembly.has_stopped() {
-                reply.hurry(USAGE_TIMEOUT);
+                reply.hurry();
             }
-            if chunk.is_none() {
-                let cut =
-                    || Failure::in_answer(request_failed("the model provider's answer ended in the middle", true));
-                return if assembly.has_stopped() { Ok(()) } else { Err(cut()) };
+        }
+        if assembly.has_stopped() {
+            Ok(())
+        } else {
+            Err(Failure::in_answer(request_failed("the model provider's answer ended in the middle", true)))
+        }
+    }
+
+    /// Takes in one chunk, or the end (`None`); says whether `[DONE]` was in it.
+    fn take_events(
+        &self,
+        events: &mut SseDecoder,
+        chunk: Option<&[u8]>,
+        assembly: &mut Assembly<'_>,
+    ) -> Result<bool, Failure> {
+        if let Some(chunk) = chunk {
+            events.push(chunk);
+        }
+        loop {
+            let event = if chunk.is_some() { events.next() } else { events.finish() };
+            match event.map_err(|_| self.failure(Problem::Unreadable))? {
+                Some(event) if assembly.take(&event.data).map_err(|problem| self.failure(problem))? => return Ok(true),
+                Some(_) => {}
+                None => return Ok(false),
             }
         }
     }

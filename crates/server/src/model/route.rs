@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use engine::port::Entropy;
 use engine::port::model::{Model, ModelAnswer, ModelError, ModelRequest, PreviewSink};
 use session::Timestamp;
+use session::agent::{ModelConfig, Speed};
 
 use super::anthropic::{self, Anthropic};
 use super::demo::{self, Demo};
@@ -128,6 +129,21 @@ impl Router {
                 demo::ID
             )
         })
+    }
+
+    /// Whether the model's provider can do what an agent asks of it: [`Router::check`], and `speed` and
+    /// `inference_geo`, which the Messages API alone has.
+    pub fn check_config(&self, model: &ModelConfig) -> Result<(), String> {
+        self.check(&model.id)?;
+        if matches!(self.find(&model.id), Some(Route { provider: Provider::Anthropic(_) | Provider::Demo, .. })) {
+            return Ok(());
+        }
+        let field = match (model.speed, &model.inference_geo) {
+            (Speed::Fast, _) => "speed `fast`",
+            (Speed::Standard, Some(_)) => "inference_geo",
+            (Speed::Standard, None) => return Ok(()),
+        };
+        Err(format!("the provider of model `{}` has no {field}: leave it out", model.id))
     }
 
     /// The models that can be named: every entry that is no pattern, the scripted one included.

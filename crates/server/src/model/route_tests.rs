@@ -1,5 +1,7 @@
 //! Who answers for which id, and what is said when nobody does.
 
+use session::agent::Effort;
+
 use super::*;
 use crate::model::Patience;
 
@@ -81,6 +83,22 @@ fn a_section_refuses_what_it_does_not_name() {
     assert!(router.check("a-1").is_ok());
     let help = router.check("demo").unwrap_err();
     assert!(help.contains("`models` section") && help.contains("a-*"), "{help}");
+}
+
+#[test]
+fn what_a_provider_cannot_do_is_refused_by_name() {
+    let yaml = "{a: {provider: anthropic, api_key: k}, o: {provider: openai}}";
+    let router = router(yaml, &ProviderEnvironment::default()).unwrap();
+    let check = |id: &str, speed, geo: Option<&str>| {
+        let inference_geo = geo.map(str::to_owned);
+        router.check_config(&ModelConfig { id: id.into(), effort: Effort::High, speed, inference_geo }).err()
+    };
+    assert_eq!(check("a", Speed::Fast, Some("eu")), None);
+    assert_eq!(check("o", Speed::Standard, None), None);
+    let refusal = |field: &str| Some(format!("the provider of model `o` has no {field}: leave it out"));
+    assert_eq!(check("o", Speed::Fast, None), refusal("speed `fast`"));
+    assert_eq!(check("o", Speed::Standard, Some("eu")), refusal("inference_geo"));
+    assert!(check("x", Speed::Standard, None).unwrap().contains("`x`"));
 }
 
 #[test]

@@ -76,20 +76,16 @@ struct StartedMessage {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta {
-    TextDelta {
-        text: String,
-    },
-    InputJsonDelta {
-        partial_json: String,
-    },
-    ThinkingDelta {
-        thinking: String,
-    },
-    SignatureDelta {
-        signature: String,
-    },
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: String },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: String },
     #[serde(other)]
     Other,
 }
@@ -190,13 +186,13 @@ impl<'a> Assembly<'a> {
 
     fn extend(&mut self, index: u64, delta: Delta) -> Result<(), Problem> {
         match (self.blocks.get_mut(&index).ok_or(Problem::Unreadable)?, delta) {
-            (Block::Text { text, preview }, Delta::TextDelta { text: more }) => {
+            (Block::Text { text, preview }, Delta::Text { text: more }) => {
                 text.push_str(&more);
                 self.previews.text(preview, &more);
             }
-            (Block::ToolUse { json, .. }, Delta::InputJsonDelta { partial_json }) => json.push_str(&partial_json),
-            (Block::Thinking(block), Delta::ThinkingDelta { thinking }) => append(block, "thinking", &thinking),
-            (Block::Thinking(block), Delta::SignatureDelta { signature }) => append(block, "signature", &signature),
+            (Block::ToolUse { json, .. }, Delta::InputJson { partial_json }) => json.push_str(&partial_json),
+            (Block::Thinking(block), Delta::Thinking { thinking }) => append(block, "thinking", &thinking),
+            (Block::Thinking(block), Delta::Signature { signature }) => append(block, "signature", &signature),
             (Block::Other, _) | (_, Delta::Other) => {}
             _ => return Err(Problem::Unreadable),
         }

@@ -63,19 +63,20 @@ impl Fail {
 }
 
 impl Step {
-    /// How long to wait before answering.
-    pub(super) fn wait(&self) -> Duration {
-        let waits = self.directives.iter().map(|directive| match directive {
-            Directive::Wait(wait) => *wait,
-            _ => Duration::ZERO,
+    /// How long to wait before answering. Not at all is `None`: a timer of no length still takes a millisecond.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        let waits = self.directives.iter().filter_map(|directive| match directive {
+            Directive::Wait(wait) => Some(*wait),
+            _ => None,
         });
-        waits.fold(Duration::ZERO, Duration::saturating_add).min(WAIT_MAX)
+        let sum = waits.fold(Duration::ZERO, Duration::saturating_add).min(WAIT_MAX);
+        (!sum.is_zero()).then_some(sum)
     }
 
     /// How long to wait before each word.
     pub(super) fn pace(&self) -> Option<Duration> {
         self.directives.iter().rev().find_map(|directive| match directive {
-            Directive::Pace(pace) => Some(*pace),
+            Directive::Pace(pace) => Some(*pace).filter(|pace| !pace.is_zero()),
             _ => None,
         })
     }
@@ -245,6 +246,6 @@ mod tests {
         assert_eq!(sizes, [2, 1]);
         assert_eq!(parse("hello\n---\nworld!"), []);
         let step = &parse("!wait 5\n!wait 6\n!fail cut 1")[0];
-        assert_eq!((step.wait(), step.fail()), (Duration::from_millis(11), Some((Fail::Cut, Some(1)))));
+        assert_eq!((step.wait(), step.fail()), (Some(Duration::from_millis(11)), Some((Fail::Cut, Some(1)))));
     }
 }

@@ -1,7 +1,8 @@
 //! The body of a chat completions request.
 //!
 //! Written for the least capable reader: text alone goes as one string, since many chat templates know no parts, and
-//! an assistant message that only calls tools has empty text instead of `null`, on which templates fail. The format
+//! an assistant message that only calls tools has empty text instead of `null`, which llama-cpp-python refuses and on
+//! which templates fail. The format
 //! has no pictures in tool results: they follow in a user message that names the call. Thinking of other providers is
 //! left out, and so is what the format cannot say (`speed`, `inference_geo`).
 

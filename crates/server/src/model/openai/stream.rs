@@ -36,7 +36,6 @@ pub(super) struct Assembly<'a> {
     calls: Vec<Call>,
     finish_reason: Option<String>,
     usage: Option<WireUsage>,
-    is_done: bool,
 }
 
 /// A tool call so far.
@@ -106,14 +105,12 @@ impl<'a> Assembly<'a> {
             calls: Vec::new(),
             finish_reason: None,
             usage: None,
-            is_done: false,
         }
     }
 
-    /// Takes one event's data in; says whether it was the last.
+    /// Takes one event's data in; says whether it was `[DONE]`.
     pub(super) fn take(&mut self, data: &str) -> Result<bool, Problem> {
         if data.trim() == "[DONE]" {
-            self.is_done = true;
             return Ok(true);
         }
         let chunk: Chunk = match serde_json::from_str(data) {
@@ -133,9 +130,10 @@ impl<'a> Assembly<'a> {
         Ok(false)
     }
 
-    /// Whether the model has said all: nothing but usage can follow.
+    /// Whether the model has said all: nothing but usage can follow. `[DONE]` alone does not say so: with it
+    /// llama-cpp-python ends an answer that it gave up for another request.
     pub(super) fn has_stopped(&self) -> bool {
-        self.is_done || self.finish_reason.is_some()
+        self.finish_reason.is_some()
     }
 
     /// Whether the server has said what was used.

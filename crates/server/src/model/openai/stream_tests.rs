@@ -227,3 +227,31 @@ fn errors_and_garbage_end_the_answer() {
     let mut recorder = Recorder::default();
     assert_eq!(Assembly::new(Previews::new(&mut recorder)).take("<html>"), Err(Problem::Unreadable));
 }
+
+/// llama-cpp-python 0.3.36: a first chunk with the role alone, `logprobs` in each, no usage although asked for.
+#[test]
+fn llama_cpp_python_is_understood() {
+    let chunk = |delta: Value, reason: Option<&str>| {
+        json!({"id": "chatcmpl-1", "model": "smol", "created": 1795449928, "object": "chat.completion.chunk",
+            "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason}]})
+    };
+    let chunks = [
+        chunk(json!({"role": "assistant"}), None),
+        chunk(json!({"content": "Ben"}), None),
+        chunk(json!({"content": "in"}), None),
+        chunk(json!({}), Some("length")),
+    ];
+    let answer = assemble(&chunks).0.unwrap();
+    assert_eq!(answer.blocks, [AnswerBlock::Text("Benin".into())]);
+    assert_eq!(answer.stop, ModelStop::EndTurn);
+}
+
+/// llama-cpp-python gives an answer up when another request comes in, and ends it politely.
+#[test]
+fn done_without_a_finish_reason_is_not_the_end() {
+    let mut recorder = Recorder::default();
+    let mut assembly = Assembly::new(Previews::new(&mut recorder));
+    assert_eq!(assembly.take(&delta(json!({"content": "Once upon"})).to_string()), Ok(false));
+    assert_eq!(assembly.take("[DONE]"), Ok(true));
+    assert!(!assembly.has_stopped());
+}

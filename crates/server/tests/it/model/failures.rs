@@ -101,6 +101,24 @@ async fn garbage_is_not_an_answer() {
     }
 }
 
+/// As llama-cpp-python does: it serves one request at a time and drops the older one.
+#[tokio::test]
+async fn an_answer_given_up_politely_is_not_an_answer() {
+    let chunk = json!({"choices": [{"delta": {"content": "Once upon"}, "finish_reason": null}]});
+    let given_up = reply(json!({"raw": format!("data: {chunk}\n\ndata: [DONE]\n\n")}));
+    let (answer, recorder, _) = play(ProviderKind::Openai, vec![given_up]).await;
+    assert_eq!(told(answer), (SessionErrorKind::ModelRequestFailed, true, None));
+    assert_eq!(recorder.text(), "Once upon");
+}
+
+/// As llama-cpp-python does when a request is larger than its context: a good head and then nothing.
+#[tokio::test]
+async fn a_head_without_a_body_is_not_an_answer() {
+    let empty = || reply(json!({"cut_after_bytes": 0}));
+    let (answer, ..) = play(ProviderKind::Openai, vec![empty(), empty()]).await;
+    assert_eq!(told(answer), (SessionErrorKind::ModelRequestFailed, true, None));
+}
+
 #[tokio::test]
 async fn silence_ends_by_the_time_limits() {
     for kind in BOTH {
@@ -128,9 +146,11 @@ async fn silence_ends_by_the_time_limits() {
 
 #[tokio::test]
 async fn a_stream_left_open_after_the_answer_costs_nothing() {
-    let script = vec![reply(json!({"without_end": true, "without_usage": true, "hang": true}))];
-    let (answer, ..) = play(ProviderKind::Openai, script).await;
-    assert!(answer.is_ok());
+    for kind in BOTH {
+        let script = vec![reply(json!({"without_end": true, "without_usage": true, "hang": true}))];
+        let (answer, ..) = play(kind, script).await;
+        assert!(answer.is_ok(), "{kind:?}");
+    }
 }
 
 #[tokio::test]

@@ -25,45 +25,45 @@ use tokio::task::JoinHandle;
 /// What one request gets.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// A status other than 200 comes with an error body.
-    pub status: u16,
+    pub(crate) status: u16,
     /// More headers, such as `retry-after`.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// The error's `type` and `message`, for a status other than 200.
-    pub error_type: String,
-    pub error_message: String,
+    pub(crate) error_type: String,
+    pub(crate) error_message: String,
     /// Before the response begins.
-    pub delay_ms: u64,
+    pub(crate) delay_ms: u64,
     /// The words of the answer, each a delta.
-    pub words: Vec<String>,
-    pub tool_calls: Vec<ToolCall>,
+    pub(crate) words: Vec<String>,
+    pub(crate) tool_calls: Vec<ToolCall>,
     /// `end_turn` or `refusal`; the other format's words are derived.
-    pub stop_reason: String,
+    pub(crate) stop_reason: String,
     /// Sent after the head in place of everything else.
-    pub raw: Option<String>,
+    pub(crate) raw: Option<String>,
     /// The media type of a response with status 200.
-    pub content_type: String,
+    pub(crate) content_type: String,
     /// An `error` event of this type after the words.
-    pub error_event: Option<String>,
+    pub(crate) error_event: Option<String>,
     /// Leaves out `[DONE]` or `message_stop`.
-    pub without_end: bool,
-    pub without_usage: bool,
+    pub(crate) without_end: bool,
+    pub(crate) without_usage: bool,
     /// The body is sent in pieces of so many bytes; all at once if zero.
-    pub piece_bytes: usize,
+    pub(crate) piece_bytes: usize,
     /// Before each piece.
-    pub piece_delay_ms: u64,
+    pub(crate) piece_delay_ms: u64,
     /// The connection breaks after so many bytes of the body.
-    pub cut_after_bytes: Option<usize>,
+    pub(crate) cut_after_bytes: Option<usize>,
     /// After the body, or what is left of it, nothing follows and the connection stays open.
-    pub hang: bool,
+    pub(crate) hang: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct ToolCall {
-    pub name: String,
+pub(crate) struct ToolCall {
+    pub(crate) name: String,
     /// As text: it may be broken.
-    pub input: String,
+    pub(crate) input: String,
 }
 
 impl Default for Reply {
@@ -92,22 +92,22 @@ impl Default for Reply {
 
 /// A request as it came.
 #[derive(Clone, Debug, Serialize)]
-pub struct Received {
-    pub path: String,
-    pub headers: Vec<(String, String)>,
-    pub body: Value,
+pub(crate) struct Received {
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Value,
 }
 
 impl Received {
     #[allow(dead_code, reason = "the example reads requests over HTTP")]
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// A running provider; it ends when dropped.
-pub struct ScriptedProvider {
-    pub address: SocketAddr,
+pub(crate) struct ScriptedProvider {
+    pub(crate) address: SocketAddr,
     state: Arc<Shared>,
     server: JoinHandle<()>,
 }
@@ -127,11 +127,12 @@ enum Format {
 }
 
 impl ScriptedProvider {
-    pub async fn start(script: Vec<Reply>) -> Self {
+    #[allow(dead_code, reason = "the example chooses its address")]
+    pub(crate) async fn start(script: Vec<Reply>) -> Self {
         Self::listen("127.0.0.1:0", script).await
     }
 
-    pub async fn listen(address: &str, script: Vec<Reply>) -> Self {
+    pub(crate) async fn listen(address: &str, script: Vec<Reply>) -> Self {
         let state = Arc::new(Shared { script: Mutex::new(script), ..Shared::default() });
         let listener = TcpListener::bind(address).await.expect("the address is free");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -148,19 +149,19 @@ impl ScriptedProvider {
     }
 
     #[allow(dead_code, reason = "the example has its address printed")]
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The requests so far.
     #[allow(dead_code, reason = "the example lists requests over HTTP")]
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.state.received.lock().clone()
     }
 
     /// Returns when a client has gone away in the middle of a response.
     #[allow(dead_code, reason = "the example waits for nothing")]
-    pub async fn abandoned(&self) {
+    pub(crate) async fn abandoned(&self) {
         self.state.abandoned.notified().await;
     }
 }
