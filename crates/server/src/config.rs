@@ -9,6 +9,7 @@ mod database;
 mod environment;
 mod keys;
 mod logging;
+mod providers;
 pub mod reference;
 mod secrets;
 mod server;
@@ -21,10 +22,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::ModelsConfig;
+
 pub use agent::AgentSection;
 pub use database::DatabaseSection;
 pub use environment::{EnvironmentError, NOT_YET};
 pub use logging::{LogFormat, LoggingSection};
+pub use providers::{ProviderAccess, ProvidersSection};
 pub use secrets::{HIDDEN, SecretError};
 pub use server::ServerSection;
 pub use units::{ByteSize, TimeSpan, UnitError};
@@ -39,6 +43,8 @@ pub struct Config {
     pub logging: LoggingSection,
     pub database: DatabaseSection,
     pub worker: WorkerSection,
+    pub providers: ProvidersSection,
+    pub models: ModelsConfig,
 }
 
 /// Settings that cannot be used. Each text is one line and says where to look.
@@ -123,7 +129,8 @@ impl Config {
     fn read_secrets(&mut self) -> Result<(), SecretError> {
         self.server.read_secrets()?;
         self.database.read_secrets()?;
-        self.worker.read_secrets()
+        self.worker.read_secrets()?;
+        self.providers.read_secrets()
     }
 
     fn validate(&self) -> Result<(), Problem> {
@@ -131,7 +138,8 @@ impl Config {
         self.agent.validate()?;
         self.logging.validate()?;
         self.database.validate()?;
-        self.worker.validate()
+        self.worker.validate()?;
+        self.providers.validate()
     }
 
     /// The settings in force as YAML, secrets hidden.

@@ -52,12 +52,12 @@ macro_rules! secret {
 
 /// A variable whose value is parsed into the field's own type.
 macro_rules! plain {
-    ($name:literal, $key:literal, $($field:ident).+) => {
+    ($name:literal, $key:literal, $($field:ident).+ $(, $wrap:path)?) => {
         [Variable {
             name: $name,
             key: $key,
             set: |config, value| {
-                config.$($field).+ = parse(value)?;
+                config.$($field).+ = $($wrap)?(parse(value)?);
                 Ok(())
             },
         }]
@@ -70,7 +70,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<T,
 
 /// Every variable, in the order in which they are applied.
 pub(super) fn variables() -> impl Iterator<Item = Variable> {
-    let groups: [Vec<Variable>; 10] = [
+    let groups: [Vec<Variable>; 14] = [
         plain!("AGENT_PORT", "server.port", server.port).into(),
         plain!("AGENT_METRICS_PORT", "server.metrics_port", server.metrics_port).into(),
         plain!("AGENT_DATA_DIR", "server.data_dir", server.data_dir).into(),
@@ -79,6 +79,17 @@ pub(super) fn variables() -> impl Iterator<Item = Variable> {
         secret!("AGENT_WORKER_KEY", "worker.key", worker.key, worker.key_file).into(),
         plain!("AGENT_SERVER_URL", "worker.server_url", worker.server_url).into(),
         secret!("POSTGRES_URL", "database.url", database.url, database.url_file).into(),
+        secret!(
+            "ANTHROPIC_API_KEY",
+            "providers.anthropic.api_key",
+            providers.anthropic.api_key,
+            providers.anthropic.api_key_file
+        )
+        .into(),
+        plain!("ANTHROPIC_BASE_URL", "providers.anthropic.base_url", providers.anthropic.base_url, Some).into(),
+        secret!("OPENAI_API_KEY", "providers.openai.api_key", providers.openai.api_key, providers.openai.api_key_file)
+            .into(),
+        plain!("OPENAI_BASE_URL", "providers.openai.base_url", providers.openai.base_url, Some).into(),
         plain!("LOG_LEVEL", "logging.level", logging.level).into(),
         plain!("LOG_FORMAT", "logging.format", logging.format).into(),
     ];

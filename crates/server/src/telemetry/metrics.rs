@@ -27,7 +27,8 @@ pub(crate) type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 /// A family with one label, whose values are fixed.
 pub(crate) type OneLabel = [(&'static str, &'static str); 1];
 
-pub(crate) const ERROR_CLASSES: [&str; 7] = ["internal", "tool", "storage", "upstream", "timeout", "overload", "client"];
+pub(crate) const ERROR_CLASSES: [&str; 7] =
+    ["internal", "tool", "storage", "upstream", "timeout", "overload", "client"];
 const TURN_SOURCES: [&str; 3] = ["user", "synthetic", "resume"];
 const TURN_OUTCOMES: [&str; 5] = ["completed", "failed", "cancelled", "handed_off", "refused"];
 const REJECTION_REASONS: [&str; 4] = ["draining", "max_agents", "rate_limit", "dependency"];
@@ -139,7 +140,7 @@ impl Metrics {
                 "agent_dependency_up",
                 "1 while the dependency answers",
                 "dependency",
-                &["database", "bell"],
+                &["database", "worker"],
             ),
             names,
             registry: Registry::default(),
@@ -149,7 +150,7 @@ impl Metrics {
         }
         metrics.prepare_labels();
         metrics.dependency("database", true);
-        metrics.dependency("bell", true);
+        metrics.dependency("worker", true);
         metrics.pool.get_or_create(&[("state", "max")]).set(i64::from(facts.max_connections));
         let build = [
             ("version", VERSION),
@@ -157,7 +158,12 @@ impl Metrics {
             ("digest", option_env!("AGENT_BUILD_DIGEST").unwrap_or("unknown")),
         ];
         information(&mut registry, "agent_build_info", "This build", build);
-        information(&mut registry, "agent_config_info", "The settings in force", [("hash", facts.config_hash.to_owned())]);
+        information(
+            &mut registry,
+            "agent_config_info",
+            "The settings in force",
+            [("hash", facts.config_hash.to_owned())],
+        );
         registry.register_collector(Box::new(ProcessCollector::new(facts.track)));
         metrics.registry = registry;
         metrics
@@ -177,6 +183,11 @@ impl Metrics {
     pub fn pool(&self, open: u32, idle: u32) {
         self.pool.get_or_create(&[("state", "idle")]).set(idle.into());
         self.pool.get_or_create(&[("state", "used")]).set(open.saturating_sub(idle).into());
+    }
+
+    /// How many sessions this process drives now.
+    pub fn active_agents(&self) -> usize {
+        usize::try_from(self.active.get()).unwrap_or(0)
     }
 
     pub(crate) fn error(&self, class: &'static str) {

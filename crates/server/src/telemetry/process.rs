@@ -63,7 +63,11 @@ impl Collector for ProcessCollector {
         gauge("process_resident_memory_bytes", "Memory that the process holds", usage.resident_bytes as f64)?;
         gauge("process_virtual_memory_bytes", "Address space of the process", usage.virtual_bytes as f64)?;
         gauge("process_threads", "Threads of the process", usage.threads as f64)?;
-        gauge("process_start_time_seconds", "When the process began, since the epoch", boot_seconds() + usage.started_seconds)?;
+        gauge(
+            "process_start_time_seconds",
+            "When the process began, since the epoch",
+            boot_seconds() + usage.started_seconds,
+        )?;
         let open = fs::read_dir("/proc/self/fd").map(|entries| entries.count()).unwrap_or_default();
         gauge("process_open_fds", "Open file descriptors", open as f64)?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

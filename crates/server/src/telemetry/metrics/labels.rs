@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn a_label_has_a_bounded_number_of_values() {
         let names = Names::new((0..500).map(|n| (format!("m{n:03}"), "openai")));
-        let labels: std::collections::BTreeSet<_> = (0..500).map(|n| names.model(&format!("m{n:03}")).0.to_owned()).collect();
+        let labels: std::collections::BTreeSet<_> =
+            (0..500).map(|n| names.model(&format!("m{n:03}")).0.to_owned()).collect();
         assert_eq!(labels.len(), VALUES_MAX);
     }
 }

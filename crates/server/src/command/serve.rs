@@ -1,0 +1,302 @@
+//! `agent-service serve`: puts the server together, runs it, and takes it apart without losing a turn.
+//!
+//! The parts are in files of their own: [`listener`] accepts connections, [`gate`] answers probes while the database
+//! is awaited, [`readiness`] says whether the replica wants work, [`embedded`] keeps the server's own worker alive.
+
+mod embedded;
+mod gate;
+mod listener;
+mod metrics;
+pub(super) mod models;
+mod readiness;
+mod signals;
+mod welcome;
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use engine::memory::LocalBell;
+use engine::port::Entropy as _;
+use engine::{Replica, ReplicaConfig, Sessions, World};
+use session::id::{Ids, ReplicaId};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::gate::Gate;
+use self::models::Catalog;
+use self::readiness::ReplicaReadiness;
+use self::signals::Signals;
+use self::welcome::Welcome;
+use super::store::Store;
+use super::system::{SystemClock, SystemEntropy, draw_key, now};
+use super::worker::{Handover, local_url};
+use super::{SettingsArguments, data_folder};
+use crate::config::{Config, NOT_YET, TimeSpan, WorkerSection};
+use crate::http::{self, Credentials, HttpLimits, Service, Strictness};
+use crate::secret::Secret;
+use crate::telemetry::log;
+use crate::telemetry::metrics::{Facts, Metrics};
+use crate::{failpoint, model};
+
+/// The first and the longest pause between two attempts to reach the database.
+const DATABASE_PAUSE_MIN: Duration = Duration::from_millis(100);
+const DATABASE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long connections may take to end once nothing is left to answer.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the server is run.
+#[derive(Debug, Default, Args)]
+pub struct ServeArguments {
+    #[command(flatten)]
+    settings: SettingsArguments,
+    /// Address that both listeners bind. [default: ::, which takes IPv4 as well]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+    /// Port of the API; 0 takes a free one. [env: AGENT_PORT] [default: 8080]
+    #[arg(long)]
+    port: Option<u16>,
+    /// Port of the metrics; 0 takes a free one. [env: AGENT_METRICS_PORT] [default: 9090]
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
+    /// Sessions that this replica drives at once. [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    max_agents: Option<usize>,
+    /// How long running turns may go on after SIGTERM. [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    drain_timeout: Option<TimeSpan>,
+}
+
+impl ServeArguments {
+    fn load(&self) -> anyhow::Result<Config> {
+        Ok(self.settings.load(|config| {
+            config.server.host = self.host.unwrap_or(config.server.host);
+            config.server.port = self.port.unwrap_or(config.server.port);
+            config.server.metrics_port = self.metrics_port.unwrap_or(config.server.metrics_port);
+            config.server.drain_timeout = self.drain_timeout.unwrap_or(config.server.drain_timeout);
+            config.agent.max_agents = self.max_agents.unwrap_or(config.agent.max_agents);
+        })?)
+    }
+}
+
+pub(super) fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.load()?;
+    log::install(&config.logging, &config.server.track, now);
+    for name in NOT_YET.iter().filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
+        tracing::warn!("{name} is set, and this version does not use it yet");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(config));
+    // Nothing that is still running has anything left to lose.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::listen()?;
+    let models = model::Router::new(&config.models, &models::access(&config), Arc::new(SystemEntropy))?;
+    let models = Arc::new(models);
+    let metrics = Arc::new(Metrics::new(
+        &Facts {
+            track: &config.server.track,
+            config_hash: &http::secret_hash(&config.to_yaml())[..16],
+            max_connections: config.database.max_connections,
+        },
+        models::names(&config.models),
+    ));
+
+    // SQLite is there or it is not; another machine's database may be a moment away.
+    let local_store = match config.database.url {
+        None => Some(Store::open_sqlite(&config).await?),
+        Some(_) => None,
+    };
+    let (api_key, is_made) = api_key(&config)?;
+    let listener = listener::bind(config.server.host, config.server.port)?;
+    let metrics_listener = listener::bind(config.server.host, config.server.metrics_port)?;
+    let (port, metrics_port) = (listener.local_addr()?.port(), metrics_listener.local_addr()?.port());
+    let url = local_url(config.server.host, port);
+
+    let close = CancellationToken::new();
+    let gate = Gate::default();
+    let api = tokio::spawn(listener::serve(listener, gate.router(), close.clone()));
+    let scrapes = metrics::router(Arc::clone(&metrics));
+    let metrics_api = tokio::spawn(listener::serve(metrics_listener, scrapes, close.clone()));
+
+    let store = match local_store {
+        Some(store) => store,
+        None => tokio::select! {
+            store = reach_database(&config) => store?,
+            () = signals.stop() => return Ok(ExitCode::SUCCESS),
+        },
+    };
+    let running = Running::start(&config, &store, models, metrics, &gate, &api_key, &url)?;
+    let key_path = data_folder::key_path(&config.server.data_dir);
+    Welcome {
+        url: &url,
+        metrics_url: &format!("{}/metrics", local_url(config.server.host, metrics_port)),
+        made_key: is_made.then_some((&api_key, key_path.as_path())),
+        database: if config.database.url.is_some() { "PostgreSQL" } else { "SQLite" },
+        models: &running.model_ids,
+    }
+    .say(config.logging.format);
+
+    signals.stop().await;
+    running.drain(&mut signals, &store).await;
+    close.cancel();
+    let closing = async {
+        let _ = tokio::join!(api, metrics_api);
+    };
+    if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
+        tracing::warn!("some connections did not end in time and are cut");
+    }
+    store.database().close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The key that clients send, and whether it was made here.
+fn api_key(config: &Config) -> anyhow::Result<(Secret, bool)> {
+    match &config.server.api_key {
+        Some(key) => Ok((key.clone(), false)),
+        None => {
+            data_folder::create(&config.server.data_dir)?;
+            Ok((data_folder::read_or_make_key(&config.server.data_dir)?, true))
+        }
+    }
+}
+
+/// Tries until the database is there, and brings its schema up to date.
+async fn reach_database(config: &Config) -> anyhow::Result<Store> {
+    let url = config.database.url.as_ref().context("no database is configured")?;
+    let mut pause = DATABASE_PAUSE_MIN;
+    loop {
+        let attempt = async {
+            let store = Store::open_postgres(config, url.expose()).await?;
+            if config.database.migrate {
+                store.database().migrate().await?;
+            }
+            anyhow::Ok(store)
+        };
+        match attempt.await {
+            Ok(store) => return Ok(store),
+            Err(error) => {
+                let cause = format!("{error:#}");
+                tracing::warn!(cause, pause_ms = pause.as_millis() as u64, "the database cannot be reached yet");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(DATABASE_PAUSE_MAX);
+    }
+}
+
+/// The parts that work behind the API.
+struct Running {
+    model_ids: Vec<String>,
+    replica_id: ReplicaId,
+    /// Cancelled when the drain begins.
+    draining: CancellationToken,
+    /// Cancelled when it is over.
+    drained: CancellationToken,
+    replica: JoinHandle<()>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts everything, and opens the gate.
+    fn start(
+        config: &Config,
+        store: &Store,
+        models: Arc<model::Router>,
+        metrics: Arc<Metrics>,
+        gate: &Gate,
+        api_key: &Secret,
+        url: &str,
+    ) -> anyhow::Result<Self> {
+        let (draining, drained) = (CancellationToken::new(), CancellationToken::new());
+        let world = world(config, store, Arc::clone(&models) as _)?;
+        let replica_id: ReplicaId = Ids::from_seed(SystemEntropy.draw()).next();
+        let is_embedded = config.worker.is_embedded();
+        let replica_config = ReplicaConfig {
+            replica_id: replica_id.clone(),
+            max_agents: config.agent.max_agents,
+            drain_timeout: config.server.drain_timeout.get(),
+            // With a database of its own nobody else's worker can hold anything.
+            embedded: is_embedded && config.database.url.is_none(),
+        };
+        let replica = Replica::new(world.clone(), replica_config, Arc::clone(&metrics) as _);
+        let sessions =
+            Sessions::new(world.clone(), Some(replica.local_claims())).with_observer(Arc::clone(&metrics) as _);
+        let replica = tokio::spawn(replica.run(draining.clone()));
+
+        let readiness =
+            Arc::new(ReplicaReadiness::new(Arc::clone(&metrics), draining.clone(), config.agent.max_agents));
+        let watch = Arc::clone(&readiness).watch(Arc::clone(&store.leases), store.database(), drained.clone());
+        tokio::spawn(watch);
+
+        let worker_key = config.worker.key.as_ref().map(|key| key.expose().to_owned());
+        let worker_key = worker_key.or_else(|| is_embedded.then(|| draw_key("sk-worker-")));
+        let model_ids = models.list().into_iter().map(|model| model.id).collect();
+        gate.open(http::router(Service {
+            world,
+            sessions,
+            credentials: Arc::new(Credentials::new([api_key.expose()], worker_key.as_deref())),
+            models: Arc::new(Catalog(models)),
+            observer: metrics,
+            readiness: Arc::clone(&readiness) as _,
+            limits: HttpLimits::default(),
+            strictness: Strictness::default(),
+            draining: draining.clone(),
+        }));
+
+        let worker = worker_key.filter(|_| is_embedded).map(|key| {
+            let handover = Handover {
+                key,
+                server_url: url.to_owned(),
+                track: config.server.track.clone(),
+                data_dir: config.server.data_dir.clone(),
+                logging: config.logging.clone(),
+                worker: WorkerSection { key: None, key_file: None, ..config.worker.clone() },
+            };
+            tokio::spawn(embedded::keep(handover, readiness, drained.clone()))
+        });
+        Ok(Self { model_ids, replica_id, draining, drained, replica, worker })
+    }
+
+    /// Hands everything over. A second signal cuts short what still runs; the others take it from there.
+    async fn drain(mut self, signals: &mut Signals, store: &Store) {
+        tracing::info!("draining: no new turn begins here");
+        self.draining.cancel();
+        tokio::select! {
+            _ = &mut self.replica => {}
+            () = signals.stop() => {
+                tracing::warn!("told to hurry: what still runs is left to others");
+                self.replica.abort();
+                let _ = store.leases.retire(&self.replica_id).await;
+            }
+        }
+        self.drained.cancel();
+        if let Some(worker) = self.worker {
+            let _ = worker.await;
+        }
+        tracing::info!("drained");
+    }
+}
+
+/// The ports of this process.
+fn world(config: &Config, store: &Store, model: Arc<dyn engine::port::Model>) -> anyhow::Result<World> {
+    Ok(World {
+        log: failpoint::install(Arc::clone(&store.log))?,
+        leases: Arc::clone(&store.leases),
+        work: Arc::clone(&store.work),
+        definitions: Arc::clone(&store.definitions),
+        bell: Arc::new(LocalBell::default()),
+        model,
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        limits: session::Limits { compact_at_tokens: config.agent.token_limit, ..session::Limits::default() },
+        watch: Arc::default(),
+    })
+}
