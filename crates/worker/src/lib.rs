@@ -1,8 +1,10 @@
 //! The sandbox side of agent-service: claims sessions from the server's work queue over HTTP, confines and runs
 //! their tools, posts results.
 //!
+//! - [`run`]: the claim loop. Start reading at `queue/mod.rs`.
 //! - [`sandbox`]: a session's confined processes and the calls they run.
 //! - [`tools`]: the six tools, what the model is told about them and what they answer.
+//! - [`probe()`]: tries the confinement before anything relies on it.
 //!
 //! **Tools have no network.** Every socket is refused by the kernel until the worker has an egress proxy; the
 //! description of `bash` says so to the model.
@@ -10,9 +12,19 @@
 //! The server's executable calls [`sandbox_main`] first thing in `main`: a sandbox is the same executable started
 //! again. The worker holds a worker key and no other credential, and its children hold nothing of it.
 
+mod config;
+mod lifeline;
+mod probe;
+mod queue;
 pub mod sandbox;
+mod secret;
 pub mod tools;
 
+pub use config::{POOL_ENVIRONMENT, WorkerConfig};
+pub use lifeline::{die_with, harden};
+pub use probe::{ProbeReport, ProbeRow, probe};
+pub use queue::{WorkerError, run};
 pub use sandbox::config::{Confinement, Limits, SandboxConfig};
 pub use sandbox::entry::sandbox_main;
 pub use sandbox::protocol::ToolOutcome;
+pub use secret::Secret;

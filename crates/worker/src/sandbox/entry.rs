@@ -3,12 +3,18 @@
 //! Starting anew instead of forking gives the process one thread, no inherited memory and a cleared environment,
 //! and needs no code between `fork` and `exec`. Which rights each role keeps is in [`super::confine`].
 
+use rustix::fd::AsFd;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use super::config::Confinement;
 use super::confine::{self, Role};
 use super::helper;
 use super::protocol::Settings;
+use super::seccomp;
 use super::supervisor;
 use super::system::close_from;
 use crate::tools::workspace::SERVICE_DIR;
@@ -67,10 +73,15 @@ pub(crate) fn command(role: &str, settings: &Settings) -> Command {
 
 /// Confines this process and becomes bash, or says why not.
 ///
-/// Standard input is the pipe of commands, standard output that of output, standard error that of statuses.
+/// Standard input is the pipe of commands, standard output that of output, standard error the socket of statuses.
 fn shell(settings: &Settings) -> String {
     if let Err(error) = confine::apply(Role::Shell, settings) {
         return error.to_string();
+    }
+    if settings.confinement != Confinement::Off
+        && let Err(message) = hand_over_attributes()
+    {
+        return message;
     }
     let moved = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), SHELL_STATUS_FD).and_then(|status| {
         rustix::io::fcntl_setfd(&status, rustix::io::FdFlags::empty())?;
@@ -103,4 +114,17 @@ fn shell(settings: &Settings) -> String {
         }
         Err(error) => format!("descriptors of the shell: {error}"),
     }
+}
+
+/// From here on the supervisor answers calls that change modes and owners. It gets the descriptor to do so with
+/// the first line over the status socket.
+fn hand_over_attributes() -> Result<(), String> {
+    let listener = seccomp::install_attributes().map_err(|error| error.to_string())?;
+    let descriptors = [listener.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    rustix::net::sendmsg(std::io::stderr(), &[IoSlice::new(b"\n")], &mut control, SendFlags::empty())
+        .map(drop)
+        .map_err(|error| format!("handing over a descriptor: {error}"))
 }

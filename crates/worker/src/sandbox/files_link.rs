@@ -68,7 +68,11 @@ impl FilesLink {
                 Ok(None) => {}
                 Ok(Some(frame)) if self.is_ready => return Some(Heard::Frame(frame)),
                 Ok(Some(frame)) => match serde_json::from_slice(&frame) {
-                    Ok(Reply::Ready { .. }) => self.is_ready = true,
+                    Ok(Reply::Ready { .. }) => {
+                        self.is_ready = true;
+                        // The first answer may have come with it.
+                        continue;
+                    }
                     Ok(Reply::Failed { message }) => return Some(Heard::Failed(message)),
                     _ => return Some(Heard::Ended),
                 },

@@ -11,6 +11,7 @@
 //! [`entry`] is where such a process begins, [`confine`] what it may do, [`supervisor`] what runs it.
 //! Calls of one sandbox run one at a time. Tools have no network: every socket is refused.
 
+mod attributes;
 pub mod config;
 pub(crate) mod confine;
 mod descendants;

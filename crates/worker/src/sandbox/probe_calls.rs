@@ -52,7 +52,6 @@ fn attempt(targets: &Targets) -> Escapes {
     note(|all| &mut all.files, "read a file outside", std::fs::read(file).is_ok());
     note(|all| &mut all.files, "write a file outside", std::fs::File::options().append(true).open(file).is_ok());
     note(|all| &mut all.files, "create a file outside", std::fs::write(file.with_extension("new"), "").is_ok());
-    note(|all| &mut all.files, "change the mode of a file outside", change_mode(file));
     for (name, family) in [
         ("inet", AddressFamily::INET),
         ("inet6", AddressFamily::INET6),
@@ -79,10 +78,6 @@ fn attempt(targets: &Targets) -> Escapes {
         note(|all| &mut all.kernel, what, !super::system::is_refused(*call));
     }
     escapes
-}
-
-fn change_mode(file: &std::path::Path) -> bool {
-    std::fs::metadata(file).and_then(|metadata| std::fs::set_permissions(file, metadata.permissions())).is_ok()
 }
 
 /// Calls that fail with EPERM or ENOSYS when refused and with another error, or not at all, when they are let in.

@@ -5,11 +5,15 @@
 //! arbitrary programs; Landlock, the empty capability set and `no_new_privs` stand behind it.
 //! Calls that change a file's mode or owner by path are answered by [`super::attributes`] instead.
 
+use rustix::fd::OwnedFd;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, sock_filter,
 };
 use std::collections::BTreeMap;
+
+use super::attributes;
+use super::system::install_catching;
 
 /// The filter could not be built or installed.
 #[derive(Debug, thiserror::Error)]
@@ -218,18 +222,38 @@ fn when(argument: u8, length: Length, compare: Compare, value: u64) -> Result<Se
 
 /// x86-64 kernels may also take the calls of the x32 ABI, whose numbers the filters above do not know.
 fn foreign_numbers() -> BpfProgram {
-    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     const X32_BIT: u32 = 0x4000_0000;
-    const NUMBER_OFFSET: u32 = 0;
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     vec![
         step(LOAD_WORD, 0, 0, NUMBER_OFFSET),
         step(JUMP_AT_LEAST, 0, 1, X32_BIT),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]
+}
+
+/// Hands the calls of [`attributes::CAUGHT`] to whoever holds the descriptor returned; they wait for its answers.
+pub(crate) fn install_attributes() -> Result<OwnedFd, SeccompError> {
+    let mut program = vec![step(LOAD_WORD, 0, 0, NUMBER_OFFSET)];
+    let count = attributes::CAUGHT.len();
+    for (index, call) in attributes::CAUGHT.iter().enumerate() {
+        let to_end = u8::try_from(count - index).expect("a handful of calls");
+        let number = u32::try_from(*call).expect("call numbers are small");
+        program.push(step(JUMP_EQUAL, to_end, 0, number));
+    }
+    program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
+    install_catching(&mut program).map_err(failed)
+}
+
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+/// Where the number of the call stands in what a filter sees.
+const NUMBER_OFFSET: u32 = 0;
+
+const fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
 }
 
 fn failed(error: impl std::fmt::Display) -> SeccompError {

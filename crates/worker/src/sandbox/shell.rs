@@ -4,17 +4,23 @@
 //! back on one pipe and the exit status on another, so nothing that a command prints, redirects or leaves
 //! unfinished can be taken for the end of the command.
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
+use super::attributes;
 use super::entry::{SHELL_OUTPUT_FD as OUT, SHELL_STATUS_FD as STATUS, START_FAILED, command};
 use super::protocol::{Settings, ToolOutcome};
+use super::system::{answer_call, receive_call};
 use crate::tools::output::clean;
+use crate::tools::workspace::Workspace;
 
 /// Of a longer output the last bytes are kept.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 100 * 1024;
@@ -37,6 +43,8 @@ pub(crate) struct Shell {
     commands: OwnedFd,
     output: Option<OwnedFd>,
     status: Option<OwnedFd>,
+    /// Where calls that change modes and owners come in; none before the shell has sent it, or unconfined.
+    attributes: Option<OwnedFd>,
     unsent: Vec<u8>,
     status_line: Vec<u8>,
     tail: Tail,
@@ -45,11 +53,15 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn start(settings: &Settings) -> std::io::Result<Self> {
-        let mut child =
-            command("shell", settings).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (status, their_status) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let mut child = command("shell", settings)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(their_status))
+            .spawn()?;
         let commands = OwnedFd::from(child.stdin.take().expect("stdin is piped"));
         let output = OwnedFd::from(child.stdout.take().expect("stdout is piped"));
-        let status = OwnedFd::from(child.stderr.take().expect("stderr is piped"));
         for pipe in [&commands, &output, &status] {
             set_nonblocking(pipe)?;
         }
@@ -60,6 +72,7 @@ impl Shell {
             commands,
             output: Some(output),
             status: Some(status),
+            attributes: None,
             unsent: Vec::new(),
             status_line: Vec::new(),
             tail: Tail::default(),
@@ -103,6 +116,7 @@ impl Shell {
     pub(crate) fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let mut interests = vec![(self.process.as_fd(), PollFlags::IN)];
         interests.extend(self.output.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)));
+        interests.extend(self.attributes.as_ref().map(|listener| (listener.as_fd(), PollFlags::IN)));
         interests.extend(self.status.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)));
         if !self.unsent.is_empty() {
             interests.push((self.commands.as_fd(), PollFlags::OUT));
@@ -158,16 +172,47 @@ impl Shell {
         const LINE_BYTES_MAX: usize = 4096;
         let mut chunk = [0; 512];
         loop {
-            let Some(pipe) = &self.status else { return };
-            match rustix::io::read(pipe, &mut chunk) {
-                Ok(0) => self.status = None,
-                Ok(length) => self.status_line.extend_from_slice(&chunk[..length]),
+            let Some(socket) = &self.status else { return };
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [IoSliceMut::new(&mut chunk)];
+            match rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) if received.bytes == 0 => self.status = None,
+                Ok(received) => {
+                    for message in control.drain() {
+                        // Only the first counts: later ones could come from a command.
+                        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
+                            && self.attributes.is_none()
+                        {
+                            self.attributes = descriptors.next();
+                        }
+                    }
+                    self.status_line.extend_from_slice(&chunk[..received.bytes]);
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Err(_) => self.status = None,
             }
             if self.status_line.len() > LINE_BYTES_MAX {
                 self.status_line.clear();
+            }
+        }
+    }
+
+    /// Answers the calls that wait. `polled` says whether the descriptor was found readable.
+    pub(crate) fn answer_attributes(&mut self, workspace: &Workspace) {
+        let Some(listener) = &self.attributes else { return };
+        let mut polled = [PollFd::new(listener, PollFlags::IN)];
+        while let Ok(1) = poll(&mut polled, Some(&Timespec::default())) {
+            if !polled[0].revents().contains(PollFlags::IN) {
+                // Nobody is left who could call.
+                self.attributes = None;
+                return;
+            }
+            // A caller that was killed meanwhile is an error here, and nobody's business.
+            if let Ok(call) = receive_call(listener) {
+                let result = attributes::perform(workspace, &call);
+                answer_call(listener, &call, result);
             }
         }
     }

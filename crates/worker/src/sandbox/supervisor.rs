@@ -237,6 +237,9 @@ impl Supervisor {
             Some(Heard::Failed(message)) => self.files_ended(&message),
             Some(Heard::Ended) => self.files_ended("ended unexpectedly"),
         }
+        if let Some(shell) = &mut self.shell {
+            shell.answer_attributes(&self.workspace);
+        }
         let Some(ended) = self.shell.as_mut().and_then(Shell::advance) else {
             return;
         };

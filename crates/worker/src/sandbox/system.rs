@@ -1,7 +1,9 @@
-//! The one call of this crate that the safe wrappers do not have.
+//! The few system calls of this crate that the safe wrappers do not have, each behind a safe function.
 #![allow(unsafe_code)]
 
+use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
+use seccompiler::sock_filter;
 
 /// Closes every descriptor from `first` on: what this process inherited without knowing.
 ///
@@ -10,11 +12,7 @@ pub(crate) fn close_from(first: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: the call takes three integers and no memory. The sandbox process calls it first thing, in its only
     // thread, while no value owns a descriptor of that range, so none is closed under its owner.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
-    }
+    if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
 /// Whether a system call is refused before its arguments are looked at. All arguments are -1, which no call
@@ -25,4 +23,75 @@ pub(crate) fn is_refused(call: libc::c_long) -> bool {
     let result = unsafe { libc::syscall(call, -1, -1, -1, -1, -1) };
     let error = std::io::Error::last_os_error().raw_os_error();
     result == -1 && matches!(error, Some(libc::EPERM | libc::ENOSYS))
+}
+
+/// A system call of a confined process that waits for the supervisor's answer.
+#[derive(Debug)]
+pub(crate) struct CaughtCall {
+    id: u64,
+    /// The calling thread. Should it end and its id go to another, that one is confined likewise or unreadable.
+    pub thread: u32,
+    pub number: libc::c_long,
+    pub arguments: [u64; 6],
+}
+
+/// Installs a filter that catches calls for a supervisor, who answers them through the descriptor returned.
+/// Needs `no_new_privs`.
+pub(crate) fn install_catching(program: &mut [sock_filter]) -> Result<OwnedFd, Errno> {
+    let program = libc::sock_fprog {
+        len: program.len().try_into().map_err(|_| Errno::INVAL)?,
+        filter: program.as_mut_ptr().cast(),
+    };
+    // SAFETY: `program` and the instructions behind it live through the call, which copies them. `sock_filter` of
+    // seccompiler has the layout of the kernel's.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    };
+    match i32::try_from(result) {
+        // SAFETY: the kernel made this descriptor for this call, close-on-exec, and nobody else knows it.
+        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        _ => Err(last_error()),
+    }
+}
+
+/// The next caught call. The descriptor must be readable, or this waits.
+pub(crate) fn receive_call(listener: impl AsFd) -> Result<CaughtCall, Errno> {
+    // SAFETY: the structure is plain integers, for which zero is a value, and the kernel demands zeros.
+    let mut received: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the request writes one such structure to the address, which is exclusively borrowed.
+    let result =
+        unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut received) };
+    if result != 0 {
+        return Err(last_error());
+    }
+    Ok(CaughtCall {
+        id: received.id,
+        thread: received.pid,
+        number: received.data.nr.into(),
+        arguments: received.data.args,
+    })
+}
+
+/// Lets the caller go on with this result.
+pub(crate) fn answer_call(listener: impl AsFd, call: &CaughtCall, result: Result<(), Errno>) {
+    let mut answer = libc::seccomp_notif_resp {
+        id: call.id,
+        val: 0,
+        error: result.err().map_or(0, |error| -error.raw_os_error()),
+        flags: 0,
+    };
+    // SAFETY: the request reads one such structure from the address. A caller that is gone is an error that
+    // concerns nobody.
+    unsafe {
+        libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer);
+    }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }

@@ -1,0 +1,187 @@
+//! The claim loop: asks the server for sessions that need a worker and serves several at a time.
+//!
+//! [`session`] serves one of them and [`call`] runs one tool call; [`lease`] beats meanwhile. [`pending`] decides
+//! what is owed and [`sse`] reads the stream, both pure; [`client`] holds every request, [`wire`] its shapes.
+
+mod backoff;
+mod call;
+mod client;
+mod feed;
+mod lease;
+mod pending;
+mod session;
+mod sse;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::WorkerConfig;
+use crate::sandbox::{self, config::Confinement};
+use crate::{ProbeReport, probe};
+use backoff::Backoff;
+use client::{ApiError, Client};
+use lease::Lease;
+use session::{Context, Release};
+use wire::WorkItem;
+
+/// How long a shutdown waits for sessions to be given back.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why a worker does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The confinement asked for cannot be had here; the report says which part is missing.
+    #[error("tools cannot be confined on this machine, so the worker does not run:\n{0}")]
+    Confinement(ProbeReport),
+    /// The server does not know the key (401), does not let it poll (403), or has no work queue there (404).
+    #[error("the server refuses this worker's key: it answered {status} to a poll of environment {environment_id}")]
+    Refused { environment_id: String, status: u16 },
+    #[error("the HTTP client cannot be made: {0}")]
+    Client(String),
+}
+
+/// Claims and serves sessions until `shutdown`, then kills running calls, gives the sessions back and returns.
+/// Workspaces stay on disk.
+pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    check_confinement(&config).await?;
+    let client = Client::new(&config).map_err(|error| WorkerError::Client(error.to_string()))?;
+    let worker = Arc::new(Worker { config, client: Arc::new(client), shutdown });
+    let slots = Arc::new(Semaphore::new(worker.config.max_sessions.max(1)));
+    let mut sessions = JoinSet::new();
+    let result = claim(&worker, &slots, &mut sessions).await;
+    worker.shutdown.cancel();
+    let all = async { while sessions.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_PATIENCE, all).await.is_err() {
+        tracing::warn!(sessions = sessions.len(), "sessions were not given back in time");
+    }
+    result
+}
+
+async fn check_confinement(config: &WorkerConfig) -> Result<(), WorkerError> {
+    if config.sandbox.confinement == Confinement::Off {
+        eprintln!(
+            "WARNING: confinement is off. Commands that a model writes run with all rights of this user: \
+             they can read and change every file it can, and reach the network. Use it for development only."
+        );
+        tracing::warn!("confinement is off: tools run with all rights of the worker's user");
+        return Ok(());
+    }
+    let report = probe(&config.sandbox).await;
+    if report.is_sufficient() { Ok(()) } else { Err(WorkerError::Confinement(report)) }
+}
+
+struct Worker {
+    config: WorkerConfig,
+    client: Arc<Client>,
+    shutdown: CancellationToken,
+}
+
+async fn claim(worker: &Arc<Worker>, slots: &Arc<Semaphore>, sessions: &mut JoinSet<()>) -> Result<(), WorkerError> {
+    let mut unreachable = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut failing = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    loop {
+        while sessions.try_join_next().is_some() {}
+        let claimed = tokio::select! {
+            () = worker.shutdown.cancelled() => return Ok(()),
+            // A slot first: what is claimed must be served.
+            claimed = async {
+                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                (worker.client.poll().await, slot)
+            } => claimed,
+        };
+        match claimed {
+            (Ok(item), slot) => {
+                unreachable.reset();
+                failing.reset();
+                if let Some(item) = item {
+                    sessions.spawn(worker.clone().serve(item, slot));
+                }
+            }
+            (Err(error), _) if matches!(error.status(), Some(401 | 403 | 404)) => {
+                return Err(WorkerError::Refused {
+                    environment_id: worker.config.environment_id.clone(),
+                    status: error.status().unwrap_or_default(),
+                });
+            }
+            (Err(error), _) => {
+                tracing::debug!(%error, "poll failed and is repeated");
+                let backoff = if error.is_unreachable() { &mut unreachable } else { &mut failing };
+                tokio::select! {
+                    () = worker.shutdown.cancelled() => return Ok(()),
+                    () = backoff.wait() => {}
+                }
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// One item from its claim to its end.
+    async fn serve(self: Arc<Self>, item: WorkItem, _slot: OwnedSemaphorePermit) {
+        let token = item.sessions_token().unwrap_or_else(|| self.client.key().clone());
+        if let Err(error) = self.client.acknowledge(&item.id).await {
+            // Somebody else has it, or it will be handed out again.
+            tracing::info!(work_id = item.id, %error, "the claim did not hold");
+            return;
+        }
+        if item.data.kind != "session" {
+            tracing::debug!(work_id = item.id, kind = item.data.kind, "not a session: skipped");
+            return self.stop(&item.id, &token).await;
+        }
+        let lease = Lease::default();
+        let is_known = CancellationToken::new();
+        let beats = tokio::spawn(lease::keep(
+            self.client.clone(),
+            item.id.clone(),
+            token.clone(),
+            lease.clone(),
+            is_known.clone(),
+        ));
+        let context = Context {
+            client: self.client.clone(),
+            sandbox: self.config.sandbox.clone(),
+            session_id: item.data.id.clone(),
+            token: token.clone(),
+            idle_timeout: self.config.idle_timeout,
+        };
+        tracing::info!(work_id = item.id, session_id = item.data.id, "session claimed");
+        tokio::select! {
+            () = is_known.cancelled() => {}
+            _ = lease.ended() => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        let release = session::serve(&context, &lease, &self.shutdown).await;
+        tracing::info!(work_id = item.id, session_id = item.data.id, ?release, "session released");
+        if release != Release::LeaseLost {
+            self.stop(&item.id, &token).await;
+        }
+        lease.end(lease::LeaseEnd::AskedToStop);
+        beats.abort();
+        if release == Release::Deleted
+            && let Err(error) = sandbox::remove_workspace(&self.config.sandbox, &item.data.id).await
+        {
+            tracing::warn!(session_id = item.data.id, %error, "a deleted session's workspace stays");
+        }
+    }
+
+    /// Ends the item, so that the next message makes a new one. Tries a few times; past that the lease runs out.
+    async fn stop(&self, work_id: &str, token: &crate::Secret) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        for _ in 0..5 {
+            match self.client.stop(work_id, token).await {
+                Err(error) if error.is_transient() => backoff.wait().await,
+                Ok(()) => return,
+                Err(error) => return log_stop(work_id, &error),
+            }
+        }
+    }
+}
+
+fn log_stop(work_id: &str, error: &ApiError) {
+    // Stopped already, or gone with its session: both are what was wanted.
+    tracing::debug!(work_id, %error, "the work item needed no stop");
+}
