@@ -1,3 +1,4 @@
 //! The integration tests of the crate, one module for each part.
 
+mod http;
 mod model;

@@ -1,0 +1,13 @@
+//! The API through its router, on a real store, with a replica that drives sessions and a scripted model.
+
+mod agents;
+mod api;
+mod bodies;
+mod credentials;
+mod environments;
+mod events;
+mod hostile;
+mod models_and_probes;
+mod sessions;
+mod streams;
+mod work;

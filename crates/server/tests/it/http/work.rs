@@ -1,0 +1,187 @@
+//! The work queue, for workers of clients and for our own.
+
+use axum::http::{Method, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use serde_json::{Value, json};
+
+use super::api::{API_KEY, Answer, Api, Stream, Text, WORKER_KEY};
+
+/// A session on a self-hosted environment with a call for its worker.
+struct Rig {
+    api: Api,
+    environment: String,
+    session: String,
+    key: String,
+    tool_use: String,
+}
+
+impl Rig {
+    async fn start(kind: &str) -> Self {
+        let api = Api::start().await;
+        let (agent, environment) = (api.agent().await, api.environment(kind).await);
+        let session = api.post("/v1/sessions", json!({"agent": agent, "environment_id": environment})).await.ok();
+        let session = session["id"].text();
+        let key = if kind == "cloud" { WORKER_KEY.to_owned() } else { api.environment_key(&environment).await };
+        let mut stream = api.follow(&session).await;
+        api.say(&session, "call bash").await.ok();
+        let tool_use = stream.until("agent.tool_use").await.last().unwrap()["id"].text();
+        let environment = if kind == "cloud" { "env_pool".to_owned() } else { environment };
+        Self { api, environment, session, key, tool_use }
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/v1/environments/{}/work{rest}", self.environment)
+    }
+
+    async fn worker(&self, method: Method, rest: &str) -> Answer {
+        self.api.call_as(&self.key, method, &self.path(rest), None).await
+    }
+
+    /// Polls until there is an item; yields its id and token.
+    async fn take(&self) -> (String, String) {
+        loop {
+            let item = self.worker(Method::GET, "/poll?block_ms=999").await.ok();
+            if item.is_null() {
+                continue;
+            }
+            assert_eq!(item["data"], json!({"type": "session", "id": self.session}));
+            assert_eq!(item["state"], "queued");
+            let secret = URL_SAFE.decode(item["secret"].text()).unwrap();
+            let secret: Value = serde_json::from_slice(&secret).unwrap();
+            return (item["id"].text(), secret["sessions_token"].text());
+        }
+    }
+
+    /// Takes the item and makes it active.
+    async fn hold(&self) -> (String, String) {
+        let (id, token) = self.take().await;
+        let acked = self.worker(Method::POST, &format!("/{id}/ack")).await.ok();
+        assert_eq!((acked["state"].text(), &acked["secret"]), ("starting".to_owned(), &Value::Null));
+        let beat = format!("/{id}/heartbeat?expected_last_heartbeat=NO_HEARTBEAT");
+        let beat = self.api.call_as(&token, Method::POST, &self.path(&beat), None).await.ok();
+        assert_eq!((beat["type"].text(), beat["state"].text()), ("work_heartbeat".to_owned(), "active".to_owned()));
+        assert_eq!(beat["lease_extended"], true);
+        (id, token)
+    }
+
+    fn result(&self, text: &str) -> Value {
+        let content = json!([{"type": "text", "text": text}]);
+        json!({"events": [{"type": "user.tool_result", "tool_use_id": self.tool_use, "content": content}]})
+    }
+
+    fn events(&self) -> String {
+        format!("/v1/sessions/{}/events", self.session)
+    }
+}
+
+#[tokio::test]
+async fn a_worker_of_a_client_serves_a_session() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, token) = rig.hold().await;
+
+    let lost = rig.worker(Method::POST, &format!("/{id}/ack")).await;
+    lost.error(409, "conflict_error");
+    assert_eq!(lost.headers["x-should-retry"], "false");
+    let mismatch = format!("/{id}/heartbeat?expected_last_heartbeat=2020-01-01T00:00:00Z");
+    let mismatch = rig.worker(Method::POST, &mismatch).await;
+    assert_eq!(mismatch.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(mismatch.code(), "heartbeat_precondition_failed");
+    let current = &mismatch.body["error"]["details"]["current_state"];
+    assert_eq!((&current["state"], &current["lease_extended"]), (&json!("active"), &json!(false)));
+    let again =
+        format!("/{id}/heartbeat?desired_ttl_seconds=7&expected_last_heartbeat={}", current["last_heartbeat"].text());
+    assert_eq!(rig.api.call_as(&token, Method::POST, &rig.path(&again), None).await.ok()["ttl_seconds"], 7);
+
+    let mut stream = Stream::open(&rig.api, &format!("{}/stream", rig.events()), &token).await;
+    let sent = rig.api.call_as(&token, Method::POST, &rig.events(), Some(&rig.result("done"))).await.ok();
+    assert_eq!(sent["data"][0]["type"], "user.tool_result");
+    stream.until("session.status_idle").await;
+    rig.api.call_as(&token, Method::GET, &format!("/v1/sessions/{}", rig.session), None).await.ok();
+
+    let stats = rig.worker(Method::GET, "/stats").await.ok();
+    assert_eq!((&stats["workers_polling"], &stats["depth"]), (&json!(1), &json!(0)));
+    assert_eq!(rig.worker(Method::GET, "").await.ok()["data"][0]["id"], id.as_str());
+
+    let (stop, force) = (rig.path(&format!("/{id}/stop")), json!({"force": true}));
+    let stopped = rig.api.call_as(&token, Method::POST, &stop, Some(&force)).await.ok();
+    assert_eq!(stopped["state"], "stopped");
+    let twice = rig.worker(Method::POST, &format!("/{id}/stop")).await;
+    twice.error(409, "conflict_error");
+    assert_eq!(twice.headers["x-should-retry"], "false");
+}
+
+#[tokio::test]
+async fn a_token_that_ended_says_so() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, token) = rig.hold().await;
+    rig.api.post(&rig.path(&format!("/{id}/stop")), json!({"force": true})).await.ok();
+    let late = rig.api.call_as(&token, Method::POST, &rig.events(), Some(&rig.result("late"))).await;
+    late.error(409, "conflict_error");
+    assert_eq!(late.headers["x-should-retry"], "false");
+    let beat = rig.api.call_as(&token, Method::POST, &rig.path(&format!("/{id}/heartbeat")), None).await;
+    assert_eq!(beat.status, StatusCode::PRECONDITION_FAILED);
+    let start = format!("/v1/internal/sessions/{}/tool_starts", rig.session);
+    let start = rig.api.call_as(&token, Method::POST, &start, Some(&json!({"tool_use_id": rig.tool_use}))).await;
+    start.error(409, "conflict_error");
+    rig.api.call_as(&token, Method::GET, &rig.events(), None).await.error(401, "authentication_error");
+}
+
+#[tokio::test]
+async fn our_own_worker_serves_cloud_sessions() {
+    let rig = Rig::start("cloud").await;
+    let (_, token) = rig.hold().await;
+    let starts = format!("/v1/internal/sessions/{}/tool_starts", rig.session);
+    let started = rig.api.call_as(&token, Method::POST, &starts, Some(&json!({"tool_use_id": rig.tool_use}))).await;
+    assert_eq!(started.ok(), json!({"type": "tool_start", "tool_use_id": rig.tool_use}));
+
+    let confirm = json!({"type": "user.tool_confirmation", "tool_use_id": rig.tool_use, "result": "allow"});
+    let confirm = rig.api.call_as(&token, Method::POST, &rig.events(), Some(&json!({"events": [confirm]}))).await;
+    confirm.error(403, "permission_error");
+
+    let mut stream = Stream::open(&rig.api, &format!("{}/stream", rig.events()), &token).await;
+    let sent = rig.api.call_as(&token, Method::POST, &rig.events(), Some(&rig.result("done"))).await.ok();
+    assert_eq!(sent["data"][0]["type"], "agent.tool_result");
+    stream.until("agent.message").await;
+}
+
+#[tokio::test]
+async fn cloud_items_are_invisible_to_clients() {
+    let rig = Rig::start("cloud").await;
+    let (id, _) = rig.take().await;
+    let environment = rig.api.get(&format!("/v1/sessions/{}", rig.session)).await.ok()["environment_id"].text();
+    for path in [format!("/v1/environments/{environment}/work/{id}"), format!("/v1/environments/env_pool/work/{id}")] {
+        assert!(rig.api.get(&path).await.status.is_client_error());
+    }
+    let own = rig.api.environment("self_hosted").await;
+    let key = rig.api.environment_key(&own).await;
+    let own_path = format!("/v1/environments/{own}/work");
+    assert_eq!(rig.api.call_as(&key, Method::GET, &format!("{own_path}/poll"), None).await.ok(), Value::Null);
+    assert_eq!(rig.api.call_as(&key, Method::GET, &own_path, None).await.ok()["data"], json!([]));
+    rig.api.call_as(&key, Method::POST, &format!("{own_path}/{id}/ack"), None).await.error(404, "not_found_error");
+    rig.api.call_as(&key, Method::GET, &rig.path("/poll"), None).await.error(403, "permission_error");
+    rig.api.call_as(&key, Method::GET, &rig.events(), None).await.error(404, "not_found_error");
+}
+
+#[tokio::test]
+async fn applications_read_and_label_items() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, _) = rig.take().await;
+    let path = rig.path(&format!("/{id}"));
+    let item = rig.api.get(&path).await.ok();
+    assert_eq!((item["type"].text(), &item["secret"]), ("work".to_owned(), &Value::Null));
+    let labelled = rig.api.post(&path, json!({"metadata": {"a": "1"}})).await.ok();
+    assert_eq!(labelled["metadata"], json!({"a": "1"}));
+    rig.api.get(&rig.path("/stats")).await.ok();
+    rig.api.get(&rig.path("/work_01nothing")).await.error(404, "not_found_error");
+    for (method, rest) in
+        [(Method::GET, String::new()), (Method::GET, "/poll".to_owned()), (Method::POST, format!("/{id}/ack"))]
+    {
+        let refused = rig.api.call_as(API_KEY, method, &rig.path(&rest), None).await;
+        refused.error(403, "permission_error");
+    }
+    rig.worker(Method::GET, &format!("/{id}")).await.error(403, "permission_error");
+    for query in ["block_ms=0", "block_ms=1000", "reclaim_older_than_ms=x", "block=5"] {
+        rig.worker(Method::GET, &format!("/poll?{query}")).await.invalid();
+    }
+}
