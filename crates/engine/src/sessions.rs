@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use session::agent::AgentSnapshot;
 use session::event::{Created, Event};
-use session::id::SessionId;
+use session::id::{SessionId, WorkId};
 use session::{ClientEvent, Command, Decision, Record, Refusal, State, decide};
 use tokio::time::Duration;
 
 use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{Observer, Silent, observe_turns};
+use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{Append, AppendError, Fence, Frame, Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem};
 use crate::world::World;
 
@@ -144,6 +145,44 @@ impl Sessions {
         let requeue = consequences::wants_worker(&decision.state);
         let work = WorkChange::EndLease { work_id: item.id.clone(), seen, requeue };
         Ok(self.commit(Some(&loaded), decision, Fence::Client, work).await?.is_some())
+    }
+
+    /// Stops a work item, as [`WorkQueue::stop`](crate::port::WorkQueue::stop) does, and closes what was exposed to
+    /// a holder that is stopped by force. Calls that were never begun get an item of their own.
+    pub async fn stop_item(
+        &self,
+        pool: &Pool,
+        work_id: &WorkId,
+        force: bool,
+        fence: Fence,
+    ) -> Result<Stopped, CommandError> {
+        let mut busy = None;
+        for _ in 0..CONFLICTS_MAX {
+            let Some(item) = self.world.work.item(pool, work_id).await? else {
+                return Ok(Stopped::NotFound);
+            };
+            let Some(seen) = item.last_sign_at().filter(|_| force) else {
+                return Ok(self.world.work.stop(pool, work_id, force).await?);
+            };
+            busy = Some(item.session_id.clone());
+            let Some(loaded) = self.world.log.load(&item.session_id).await? else {
+                return Ok(self.world.work.stop(pool, work_id, force).await?);
+            };
+            let decision = self.decide_or_keep(&loaded.state, Command::EndLease)?;
+            let work = WorkChange::EndLease { work_id: work_id.clone(), seen, requeue: false };
+            let Some(outcome) = self.commit(Some(&loaded), decision, fence.clone(), work).await? else {
+                continue;
+            };
+            if outcome.state.runnable_calls().next().is_some() {
+                // Should this fail, the session's driver makes sure of an item a little later.
+                let nothing = Decision { records: Vec::new(), state: outcome.state, posted: Vec::new() };
+                let ensure = WorkChange::Ensure { work_id: self.world.ids().next() };
+                self.commit(Some(&loaded), nothing, Fence::Client, ensure).await?;
+            }
+            let stopped = self.world.work.item(pool, work_id).await?;
+            return Ok(stopped.map_or(Stopped::NotFound, Stopped::Yes));
+        }
+        Err(busy.map_or(CommandError::TokenEnded, CommandError::Busy))
     }
 
     /// `None` when the session moved between the reading and the append.

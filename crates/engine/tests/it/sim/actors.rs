@@ -1,0 +1,275 @@
+//! The model and the workers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use engine::CommandError;
+use engine::port::model::{AssistantBlock, Message, ModelAnswer, PreviewSink, UserBlock};
+use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool};
+use engine::port::{Fence, Model, ModelError, ModelRequest, PreviewDelta, WorkItem};
+use serde_json::{Map, json};
+use session::command::{AnswerBlock, ModelStop, Poster};
+use session::content::ContentBlock;
+use session::event::{ModelUsage, SessionErrorKind, StopDetails};
+use session::id::EventId;
+use session::{ClientEvent, Command};
+use tokio::time::{Duration, Instant, sleep};
+
+use super::Shared;
+use super::cluster::{Cluster, Node};
+use super::faults::Process;
+
+/// A model that says and calls what the dice say.
+pub(crate) struct SimulatedModel {
+    pub(crate) process: Arc<Process>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What a panic of the simulated model says, so that it is not printed.
+pub(crate) const PANIC: &str = "the simulated model panics";
+
+#[async_trait]
+impl Model for SimulatedModel {
+    async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError> {
+        if let Err(problem) = well_formed(&request) {
+            self.shared.violation(format!("{}: a malformed request: {problem}", request.session_id));
+        }
+        let dice = &self.shared.dice;
+        let rough = self.shared.weather.is_rough();
+        sleep(Duration::from_millis(dice.below(400))).await;
+        self.process.step(20).await;
+        if rough && dice.chance(4) {
+            panic!("{PANIC}");
+        }
+        if rough && dice.chance(80) {
+            return Err(ModelError {
+                kind: SessionErrorKind::ModelOverloaded,
+                message: "simulated".to_owned(),
+                retryable: dice.chance(800),
+                retry_after_ms: dice.chance(300).then(|| dice.below(3_000)),
+                usage: ModelUsage::default(),
+            });
+        }
+        let mut blocks = Vec::new();
+        if dice.chance(100) {
+            previews.preview(PreviewDelta::ThinkingStart);
+            blocks.push(AnswerBlock::Thinking(json!({"type": "thinking", "thinking": "hm"})));
+        }
+        if dice.chance(800) {
+            previews.preview(PreviewDelta::MessageStart);
+            let mut text = String::new();
+            for word in 0..1 + dice.below(6) {
+                let chunk = format!("{word}-{} ", dice.below(1_000));
+                text.push_str(&chunk);
+                previews.preview(PreviewDelta::Text { index: 0, text: chunk });
+                sleep(Duration::from_millis(dice.below(200))).await;
+                self.process.step(3).await;
+            }
+            blocks.push(AnswerBlock::Text(text));
+        }
+        if rough && dice.chance(450) {
+            for _ in 0..1 + dice.below(3) {
+                let name = ["write", "read", "bash", "lookup", "write", "grep", "nothing"][dice.below(7) as usize];
+                let problem = dice.chance(50).then(|| "cut short".to_owned());
+                blocks.push(AnswerBlock::ToolUse { name: name.to_owned(), input: Map::new(), problem });
+            }
+        }
+        let stop = if dice.chance(20) {
+            ModelStop::Refusal(StopDetails::Refusal { category: None, explanation: None })
+        } else {
+            ModelStop::EndTurn
+        };
+        let input_tokens = 40 * request.messages.len() as u64;
+        Ok(ModelAnswer { blocks, stop, usage: ModelUsage { input_tokens, output_tokens: 20, ..ModelUsage::default() } })
+    }
+}
+
+/// What every provider insists on.
+fn well_formed(request: &ModelRequest) -> Result<(), String> {
+    let mut open: BTreeSet<&str> = BTreeSet::new();
+    for (index, message) in request.messages.iter().enumerate() {
+        match message {
+            Message::User(blocks) => {
+                if index % 2 != 0 {
+                    return Err(format!("message {index} is a user's"));
+                }
+                let mut content = false;
+                for block in blocks {
+                    match block {
+                        UserBlock::Content(_) => content = true,
+                        UserBlock::ToolResult { tool_use_id, .. } => {
+                            if content || !open.remove(tool_use_id.as_str()) {
+                                return Err(format!("the result of {tool_use_id} is out of place"));
+                            }
+                        }
+                    }
+                }
+                if !open.is_empty() || blocks.is_empty() {
+                    return Err(format!("message {index} leaves {open:?} unanswered"));
+                }
+            }
+            Message::Assistant(blocks) => {
+                if index % 2 == 0 {
+                    return Err(format!("message {index} is the assistant's"));
+                }
+                for block in blocks {
+                    if let AssistantBlock::ToolUse { id, .. } = block {
+                        open.insert(id);
+                    }
+                }
+            }
+        }
+    }
+    match request.messages.last() {
+        Some(Message::User(_)) => Ok(()),
+        _ => Err("the last message is not a user's".to_owned()),
+    }
+}
+
+/// One worker after another, each until it dies.
+pub(crate) async fn work(shared: Arc<Shared>, cluster: Arc<Cluster>, number: u64) {
+    let mut life = 0;
+    loop {
+        life += 1;
+        let process = Process::new(Arc::clone(&shared.dice), Arc::clone(&shared.weather));
+        let worker =
+            Worker { shared: &shared, cluster: &cluster, process: &process, name: format!("worker-{number}-{life}") };
+        tokio::select! {
+            biased;
+            () = process.death() => shared.note(|notes| notes.worker_deaths += 1),
+            () = worker.live() => {}
+        }
+        sleep(Duration::from_millis(shared.dice.below(2_000))).await;
+    }
+}
+
+struct Worker<'w> {
+    shared: &'w Shared,
+    cluster: &'w Cluster,
+    process: &'w Process,
+    name: String,
+}
+
+/// Leases asked for, in seconds.
+const LEASE_SECONDS: u32 = 3;
+
+impl Worker<'_> {
+    async fn live(&self) {
+        loop {
+            sleep(Duration::from_millis(100 + self.shared.dice.below(300))).await;
+            let Some(node) = self.cluster.any(self.shared) else { continue };
+            let token = format!("token-{}", self.shared.dice.next());
+            let polled = node.request(node.world.work.poll(&Pool::Cloud, &self.name, 5_000, &token)).await;
+            let Ok(Ok(Some(item))) = polled else { continue };
+            self.process.step(20).await;
+            let acknowledged = node.request(node.world.work.acknowledge(&Pool::Cloud, &item.id)).await;
+            if let Ok(Ok(Acknowledged::Yes(item))) = acknowledged {
+                self.hold(&item, &token).await;
+            }
+        }
+    }
+
+    /// Beats and works until the item is lost or done.
+    async fn hold(&self, item: &WorkItem, token: &str) {
+        tokio::select! {
+            biased;
+            () = self.beat(item, token) => {}
+            () = self.serve(item, token) => {}
+        }
+    }
+
+    async fn beat(&self, item: &WorkItem, token: &str) {
+        loop {
+            if let Some(node) = self.cluster.any(self.shared) {
+                let held = node.request(node.world.work.item_by_token(token)).await;
+                if matches!(&held, Ok(Ok(found)) if found.as_ref().is_none_or(|found| found.id != item.id)) {
+                    return;
+                }
+                let beat =
+                    node.world.work.heartbeat(&Pool::Cloud, &item.id, &ExpectedHeartbeat::Any, Some(LEASE_SECONDS));
+                match node.request(beat).await {
+                    Ok(Ok(Heartbeat::Beat { lease_extended: true, .. }) | Err(_)) | Err(_) => {}
+                    Ok(Ok(_)) => return,
+                }
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Runs the calls of the session until there were none for a while.
+    async fn serve(&self, item: &WorkItem, token: &str) {
+        let mut done: BTreeSet<EventId> = BTreeSet::new();
+        let mut idle_since = Instant::now();
+        loop {
+            sleep(Duration::from_millis(20 + self.shared.dice.below(200))).await;
+            let Some(node) = self.cluster.any(self.shared) else { continue };
+            let Ok(Ok(Some(state))) = node.request(node.sessions.state(&item.session_id)).await else { continue };
+            let next = state.runnable_calls().find(|call| !done.contains(&call.id)).cloned();
+            match next {
+                Some(call) => {
+                    idle_since = Instant::now();
+                    if !self.run_call(item, token, &call.id).await {
+                        return;
+                    }
+                    done.insert(call.id);
+                }
+                None if idle_since.elapsed() > Duration::from_secs(3) => {
+                    let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
+                    let _ = node.request(node.sessions.stop_item(&Pool::Cloud, &item.id, true, fence)).await;
+                    return;
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Start, run, report; whether the item is still held.
+    async fn run_call(&self, item: &WorkItem, token: &str, call: &EventId) -> bool {
+        let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
+        let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
+        match self.insist(item, start, fence.clone()).await {
+            Ok(()) => {}
+            Err(CommandError::Refused(_)) => return true,
+            Err(_) => return false,
+        }
+        self.process.step(20).await;
+        let mark = format!("{}-{}", self.name, self.shared.dice.next());
+        self.shared.note(|notes| notes.executions.entry(call.clone()).or_default().push(mark.clone()));
+        sleep(Duration::from_millis(self.shared.dice.below(1_500))).await;
+        self.process.step(20).await;
+        let result = ClientEvent::ToolResult {
+            tool_use_id: call.clone(),
+            content: vec![ContentBlock::text(mark)],
+            is_error: self.shared.dice.chance(100),
+        };
+        let results = Command::Post { events: vec![result], poster: Poster::CloudWorker };
+        !matches!(self.insist(item, results, fence).await, Err(CommandError::TokenEnded))
+    }
+
+    /// Sends a command until some server has answered it.
+    async fn insist(&self, item: &WorkItem, command: Command, fence: Fence) -> Result<(), CommandError> {
+        loop {
+            if let Some(node) = self.cluster.any(self.shared) {
+                let sent = send(&node, item, command.clone(), fence.clone()).await;
+                match sent {
+                    Some(Ok(())) => return Ok(()),
+                    Some(Err(
+                        error @ (CommandError::Refused(_) | CommandError::TokenEnded | CommandError::NotFound(_)),
+                    )) => {
+                        return Err(error);
+                    }
+                    Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
+                        self.shared.note(|notes| notes.lost_answers += 1);
+                    }
+                }
+            }
+            sleep(Duration::from_millis(50 + self.shared.dice.below(300))).await;
+        }
+    }
+}
+
+async fn send(node: &Node, item: &WorkItem, command: Command, fence: Fence) -> Option<Result<(), CommandError>> {
+    let sent = node.request(node.sessions.command(&item.session_id, command, fence)).await;
+    sent.ok().map(|answer| answer.map(drop))
+}

@@ -1,0 +1,343 @@
+//! What goes wrong at a port call: delays, errors whose effect took place or not, partitions, crashes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use engine::memory::{LocalBell, MemoryStore};
+use engine::port::definitions::{DefinitionError, ListDefinitions};
+use engine::port::leases::Claimed;
+use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
+use engine::port::*;
+use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, ReplicaId, SessionId, WorkId};
+use session::{State, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use tokio::time::{Duration, Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::Dice;
+
+/// How rough a simulation is; chances are per mille, for each call.
+pub(crate) struct Weather {
+    rough: AtomicBool,
+    crash: u64,
+    unavailable: u64,
+    delay: u64,
+    partition: u64,
+    bell: u64,
+}
+
+impl Weather {
+    /// Some simulations have one kind of fault only, some have all, some none.
+    pub(crate) fn drawn(dice: &Dice) -> Self {
+        let kind = |most: u64| if dice.chance(600) { dice.below(most) } else { 0 };
+        Self {
+            rough: AtomicBool::new(true),
+            crash: kind(12),
+            unavailable: kind(60),
+            delay: kind(400),
+            partition: kind(3),
+            bell: kind(300),
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.rough.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_rough(&self) -> bool {
+        self.rough.load(Ordering::Relaxed)
+    }
+}
+
+/// One process: alive until it is not.
+pub(crate) struct Process {
+    pub(crate) dice: Arc<Dice>,
+    pub(crate) weather: Arc<Weather>,
+    died: CancellationToken,
+    cut_off_until: Mutex<Option<Instant>>,
+}
+
+impl Process {
+    pub(crate) fn new(dice: Arc<Dice>, weather: Arc<Weather>) -> Arc<Self> {
+        Arc::new(Self { dice, weather, died: CancellationToken::new(), cut_off_until: Mutex::default() })
+    }
+
+    pub(crate) fn die(&self) {
+        self.died.cancel();
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.died.is_cancelled()
+    }
+
+    pub(crate) async fn death(&self) {
+        self.died.cancelled().await;
+    }
+
+    fn happens(&self, chance: u64) -> bool {
+        self.weather.is_rough() && chance > 0 && self.dice.chance(chance)
+    }
+
+    /// A place at which the process may die.
+    pub(crate) async fn step(&self, weight: u64) {
+        if self.happens(self.weather.crash * weight / 10) {
+            self.die();
+        }
+        if self.is_dead() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn dawdle(&self) {
+        if self.happens(self.weather.delay) {
+            let most_ms = if self.dice.chance(30) { 4_000 } else { 30 };
+            sleep(Duration::from_millis(self.dice.below(most_ms))).await;
+        }
+    }
+
+    /// Whether the store cannot be reached from here now.
+    fn is_cut_off(&self) -> bool {
+        let mut until = self.cut_off_until.lock().unwrap();
+        if self.happens(self.weather.partition) {
+            *until = Some(Instant::now() + Duration::from_millis(200 + self.dice.below(7_000)));
+        }
+        self.weather.is_rough() && until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// One call to the store, with everything that may befall it. `weight` is how likely a crash is around it.
+    async fn call<T, E: From<StoreError>>(
+        &self,
+        weight: u64,
+        effect: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let unavailable = || E::from(StoreError::Unavailable("simulated".to_owned()));
+        self.step(weight).await;
+        self.dawdle().await;
+        if self.is_cut_off() || self.happens(self.weather.unavailable / 2) {
+            sleep(Duration::from_millis(self.dice.below(50))).await;
+            return Err(unavailable());
+        }
+        self.step(0).await;
+        let result = effect.await;
+        self.step(weight).await;
+        self.dawdle().await;
+        self.step(0).await;
+        if self.happens(self.weather.unavailable / 2) {
+            return Err(unavailable());
+        }
+        result
+    }
+}
+
+/// The store as one process reaches it.
+pub(crate) struct FaultyStore {
+    pub(crate) process: Arc<Process>,
+    pub(crate) store: Arc<MemoryStore>,
+}
+
+#[async_trait]
+impl EventLog for FaultyStore {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        self.process.call(10, self.store.append(append)).await
+    }
+    async fn load(&self, id: &SessionId) -> Result<Option<Loaded>, StoreError> {
+        self.process.call(1, self.store.load(id)).await
+    }
+    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
+        // Small pages, so that several are needed.
+        self.process.call(1, self.store.read(id, after, limit)).await
+    }
+    async fn list(&self, list: &ListEvents) -> Result<Vec<StoredRecord>, StoreError> {
+        self.process.call(1, self.store.list(list)).await
+    }
+    async fn list_sessions(&self, list: &ListSessions) -> Result<Vec<State>, StoreError> {
+        self.process.call(1, self.store.list_sessions(list)).await
+    }
+    async fn positions(&self, sessions: &[SessionId]) -> Result<Vec<(SessionId, u64)>, StoreError> {
+        self.process.call(0, self.store.positions(sessions)).await
+    }
+    async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.process.call(1, self.store.purge(before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Leases for FaultyStore {
+    async fn register(&self, id: &ReplicaId) -> Result<(), StoreError> {
+        self.process.call(1, self.store.register(id)).await
+    }
+    async fn heartbeat(&self, id: &ReplicaId) -> Result<(), StoreError> {
+        self.process.call(0, Leases::heartbeat(&*self.store, id)).await
+    }
+    async fn claim(&self, id: &ReplicaId, limit: usize) -> Result<Vec<Claimed>, StoreError> {
+        self.process.call(2, self.store.claim(id, limit)).await
+    }
+    async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.process.call(10, self.store.release(claim)).await
+    }
+    async fn held(&self, id: &ReplicaId) -> Result<Vec<Claim>, StoreError> {
+        self.process.call(1, self.store.held(id)).await
+    }
+    async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.process.call(0, self.store.next_wake()).await
+    }
+    async fn retire(&self, id: &ReplicaId) -> Result<(), StoreError> {
+        self.process.call(10, self.store.retire(id)).await
+    }
+}
+
+#[async_trait]
+impl WorkQueue for FaultyStore {
+    async fn poll(
+        &self,
+        pool: &Pool,
+        worker: &str,
+        reclaim_ms: u32,
+        hash: &str,
+    ) -> Result<Option<WorkItem>, StoreError> {
+        self.process.call(1, self.store.poll(pool, worker, reclaim_ms, hash)).await
+    }
+    async fn acknowledge(&self, pool: &Pool, id: &WorkId) -> Result<Acknowledged, StoreError> {
+        self.process.call(1, self.store.acknowledge(pool, id)).await
+    }
+    async fn heartbeat(
+        &self,
+        pool: &Pool,
+        id: &WorkId,
+        expected: &ExpectedHeartbeat,
+        ttl: Option<u32>,
+    ) -> Result<Heartbeat, StoreError> {
+        self.process.call(0, WorkQueue::heartbeat(&*self.store, pool, id, expected, ttl)).await
+    }
+    async fn stop(&self, pool: &Pool, id: &WorkId, force: bool) -> Result<Stopped, StoreError> {
+        self.process.call(1, self.store.stop(pool, id, force)).await
+    }
+    async fn item(&self, pool: &Pool, id: &WorkId) -> Result<Option<WorkItem>, StoreError> {
+        self.process.call(1, self.store.item(pool, id)).await
+    }
+    async fn list_items(&self, pool: &Pool, after: Option<&After>, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
+        self.process.call(1, self.store.list_items(pool, after, limit)).await
+    }
+    async fn set_metadata(
+        &self,
+        pool: &Pool,
+        id: &WorkId,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Option<WorkItem>, StoreError> {
+        self.process.call(1, self.store.set_metadata(pool, id, metadata)).await
+    }
+    async fn stats(&self, pool: &Pool) -> Result<QueueStats, StoreError> {
+        self.process.call(1, self.store.stats(pool)).await
+    }
+    async fn item_by_token(&self, hash: &str) -> Result<Option<WorkItem>, StoreError> {
+        self.process.call(1, self.store.item_by_token(hash)).await
+    }
+    async fn expired(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
+        self.process.call(0, self.store.expired(limit)).await
+    }
+    async fn held_cloud_items(&self) -> Result<Vec<WorkItem>, StoreError> {
+        self.process.call(1, self.store.held_cloud_items()).await
+    }
+}
+
+#[async_trait]
+impl Definitions for FaultyStore {
+    async fn create_agent(&self, agent: &Agent) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.create_agent(agent)).await
+    }
+    async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
+        self.process.call(1, self.store.agent(id, version)).await
+    }
+    async fn add_agent_version(&self, agent: &Agent) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.add_agent_version(agent)).await
+    }
+    async fn archive_agent(&self, id: &AgentId, at: Timestamp) -> Result<Agent, DefinitionError> {
+        self.process.call(1, self.store.archive_agent(id, at)).await
+    }
+    async fn list_agents(&self, list: &ListDefinitions) -> Result<Vec<Agent>, StoreError> {
+        self.process.call(1, self.store.list_agents(list)).await
+    }
+    async fn agent_versions(&self, id: &AgentId, before: Option<u32>, limit: usize) -> Result<Vec<Agent>, StoreError> {
+        self.process.call(1, self.store.agent_versions(id, before, limit)).await
+    }
+    async fn create_environment(&self, environment: &Environment) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.create_environment(environment)).await
+    }
+    async fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>, StoreError> {
+        self.process.call(1, self.store.environment(id)).await
+    }
+    async fn update_environment(&self, environment: &Environment, seen: Timestamp) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.update_environment(environment, seen)).await
+    }
+    async fn archive_environment(&self, id: &EnvironmentId, at: Timestamp) -> Result<Environment, DefinitionError> {
+        self.process.call(1, self.store.archive_environment(id, at)).await
+    }
+    async fn delete_environment(&self, id: &EnvironmentId) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.delete_environment(id)).await
+    }
+    async fn list_environments(&self, list: &ListDefinitions) -> Result<Vec<Environment>, StoreError> {
+        self.process.call(1, self.store.list_environments(list)).await
+    }
+    async fn create_environment_key(&self, key: &EnvironmentKey) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.create_environment_key(key)).await
+    }
+    async fn environment_key(&self, hash: &str) -> Result<Option<EnvironmentKey>, StoreError> {
+        self.process.call(1, self.store.environment_key(hash)).await
+    }
+    async fn list_environment_keys(&self, id: &EnvironmentId) -> Result<Vec<EnvironmentKey>, StoreError> {
+        self.process.call(1, self.store.list_environment_keys(id)).await
+    }
+    async fn revoke_environment_key(&self, id: &EnvironmentKeyId, at: Timestamp) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.revoke_environment_key(id, at)).await
+    }
+}
+
+/// The bell as one process rings it: frames are lost, doubled, late, or stripped of their records.
+pub(crate) struct FaultyBell {
+    pub(crate) process: Arc<Process>,
+    pub(crate) bell: Arc<LocalBell>,
+}
+
+impl Bell for FaultyBell {
+    fn ring(&self, mut frame: Frame) {
+        let process = &self.process;
+        if process.is_dead() || process.happens(process.weather.bell / 4) {
+            return;
+        }
+        if let Frame::Appended { records, .. } = &mut frame
+            && process.happens(process.weather.bell)
+        {
+            *records = None;
+        }
+        if process.happens(process.weather.bell / 4) {
+            self.bell.ring(frame.clone());
+        }
+        if process.happens(process.weather.bell / 4) {
+            let (bell, late) = (Arc::clone(&self.bell), Duration::from_millis(process.dice.below(2_000)));
+            tokio::spawn(async move {
+                sleep(late).await;
+                bell.ring(frame);
+            });
+            return;
+        }
+        self.bell.ring(frame);
+    }
+
+    fn listen(&self, topic: Topic) -> Box<dyn Listener> {
+        self.bell.listen(topic)
+    }
+}
+
+/// A process's clock: right but for a fixed error.
+pub(crate) struct SkewedClock {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) error_ms: i64,
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Timestamp {
+        self.clock.now().plus_millis(self.error_ms)
+    }
+}

@@ -1,0 +1,120 @@
+//! The simulator: many sessions on several replicas in one thread, in virtual time, all from one seed.
+//!
+//! - [`faults`]: what goes wrong at a port call, and the ports that it goes wrong at;
+//! - [`cluster`]: replicas that start, crash, drain and come back;
+//! - [`actors`]: the model, the workers, the clients and those who follow;
+//! - [`oracle`]: what must hold of the histories whatever happened.
+
+pub(crate) mod actors;
+pub(crate) mod cluster;
+pub(crate) mod faults;
+pub(crate) mod oracle;
+pub(crate) mod people;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use engine::memory::{LocalBell, MemoryStore};
+use session::id::{EventId, SessionId};
+use tokio::time::{Duration, sleep};
+
+use self::cluster::Cluster;
+use self::faults::Weather;
+use crate::rig::{Dice, VirtualClock};
+
+/// Everything that the actors of one simulation share.
+pub(crate) struct Shared {
+    pub(crate) dice: Arc<Dice>,
+    pub(crate) clock: Arc<VirtualClock>,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) bell: Arc<LocalBell>,
+    pub(crate) weather: Arc<Weather>,
+    pub(crate) notes: Mutex<Notes>,
+}
+
+/// What the actors saw, for the oracle.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// Every session that somebody was told of.
+    pub(crate) sessions: Vec<SessionId>,
+    /// Messages whose post was acknowledged.
+    pub(crate) acknowledged: Vec<(SessionId, EventId)>,
+    /// How often each call was really run, by the mark of the run.
+    pub(crate) executions: BTreeMap<EventId, Vec<String>>,
+    /// Positions delivered by each feed that followed from the start, in order.
+    pub(crate) delivered: BTreeMap<SessionId, Vec<u64>>,
+    /// What was seen to be wrong on the way.
+    pub(crate) violations: Vec<String>,
+    pub(crate) crashes: u32,
+    pub(crate) drains: u32,
+    pub(crate) worker_deaths: u32,
+    pub(crate) lost_answers: u32,
+}
+
+impl Shared {
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Notes)) {
+        note(&mut self.notes.lock().unwrap());
+    }
+
+    pub(crate) fn violation(&self, text: String) {
+        self.note(|notes| notes.violations.push(text));
+    }
+}
+
+/// What a simulation came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) violations: Vec<String>,
+    pub(crate) records: usize,
+    pub(crate) crashes: u32,
+    pub(crate) drains: u32,
+    pub(crate) worker_deaths: u32,
+    pub(crate) lost_answers: u32,
+    /// A digest of every history: equal seeds have equal ones.
+    pub(crate) digest: u64,
+}
+
+/// Virtual time after which the weather clears, so that everything can settle.
+const STORM: Duration = Duration::from_secs(40);
+
+/// Virtual time within which everything must have settled.
+const SETTLE: Duration = Duration::from_secs(600);
+
+/// Runs one schedule.
+pub(crate) fn simulate(seed: u64) -> Report {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(run(seed))
+}
+
+async fn run(seed: u64) -> Report {
+    let dice = Arc::new(Dice::new(seed));
+    let clock = Arc::new(VirtualClock::new());
+    let shared = Arc::new(Shared {
+        store: Arc::new(MemoryStore::new(clock.clone())),
+        clock,
+        bell: Arc::new(LocalBell::new()),
+        weather: Arc::new(Weather::drawn(&dice)),
+        dice,
+        notes: Mutex::default(),
+    });
+    let replicas = 1 + shared.dice.below(3) as usize;
+    let cluster = Cluster::start(&shared, replicas);
+    let mut actors = tokio::task::JoinSet::new();
+    for worker in 0..1 + shared.dice.below(3) {
+        actors.spawn(actors::work(Arc::clone(&shared), Arc::clone(&cluster), worker));
+    }
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..1 + shared.dice.below(5) {
+        clients.spawn(people::use_a_session(Arc::clone(&shared), Arc::clone(&cluster), client));
+    }
+    sleep(STORM).await;
+    shared.weather.clear();
+    let settled = tokio::time::timeout(SETTLE, async { while clients.join_next().await.is_some() {} }).await;
+    if settled.is_err() {
+        shared.violation("some session did not settle".to_owned());
+    }
+    drop(clients);
+    drop(actors);
+    oracle::judge(&shared).await
+}
