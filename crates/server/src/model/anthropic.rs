@@ -13,7 +13,7 @@ use url::Url;
 use super::http::failure::{Failure, ProviderError, classify_event, request_failed};
 use super::http::{Outgoing, Transport};
 use super::preview::Previews;
-use super::settings::{Patience, Thinking};
+use super::settings::{Patience, ProviderKind, Thinking};
 use super::sse::SseDecoder;
 use crate::secret::Secret;
 use stream::{Assembly, Problem};
@@ -68,6 +68,7 @@ impl Anthropic {
         previews: &mut dyn PreviewSink,
     ) -> Result<ModelAnswer, Failure> {
         let outgoing = Outgoing {
+            provider: ProviderKind::Anthropic,
             url: &self.url,
             headers: self.headers(request)?,
             body: request::body(model, request, &self.options).into(),

@@ -14,11 +14,12 @@ use engine::port::Entropy;
 use engine::port::model::ModelError;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
+use session::event::SessionErrorKind;
 use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
 
 use self::failure::{Failure, ProviderError, classify, request_failed, retry_after_ms};
-use super::settings::Patience;
+use super::settings::{Patience, ProviderKind};
 use crate::secret::Secret;
 
 /// The longest wait between two tries within one call; whatever needs longer is the session's to retry.
@@ -40,10 +41,15 @@ pub struct Transport {
     /// Made by the first request: loading the system's certificates takes longer than the rest of the start.
     client: Arc<OnceLock<reqwest::Client>>,
     entropy: Arc<dyn Entropy>,
+    on_retry: Arc<OnRetry>,
 }
+
+/// Is told of every request that is sent again: to whom, and what the failure was.
+pub(super) type OnRetry = dyn Fn(ProviderKind, SessionErrorKind) + Send + Sync;
 
 /// A request that may be sent more than once.
 pub(super) struct Outgoing<'a> {
+    pub(super) provider: ProviderKind,
     pub(super) url: &'a Url,
     pub(super) headers: HeaderMap,
     /// A JSON document.
@@ -67,7 +73,12 @@ pub(super) struct Reply {
 impl Transport {
     /// `entropy` spreads the waits between tries.
     pub fn new(entropy: Arc<dyn Entropy>) -> Self {
-        Self { client: Arc::default(), entropy }
+        Self { client: Arc::default(), entropy, on_retry: Arc::new(|_, _| {}) }
+    }
+
+    /// The same, telling `on_retry` of requests that are sent again.
+    pub(super) fn telling(self, on_retry: Arc<OnRetry>) -> Self {
+        Self { on_retry, ..self }
     }
 
     /// Sends `outgoing` until the first bytes of a successful answer are here.
@@ -91,7 +102,10 @@ impl Transport {
             if is_last || !refused.soon || delay > RETRY_DELAY_MAX || Instant::now() + delay >= deadline {
                 return Err(Failure::before_answer(refused.error));
             }
-            tracing::debug!(attempt, delay_ms = delay.as_millis() as u64, reason = %refused.error, "model request is tried again");
+            // The kind alone: a provider's message may quote the prompt.
+            let (reason, delay_ms) = (refused.error.kind, delay.as_millis() as u64);
+            tracing::debug!(attempt, delay_ms, ?reason, "model request is tried again");
+            (self.on_retry)(outgoing.provider, refused.error.kind);
             sleep(delay).await;
             attempt += 1;
         }

@@ -13,7 +13,7 @@ use url::Url;
 use super::http::failure::{Failure, ProviderError, classify_event, request_failed};
 use super::http::{Outgoing, Reply, Transport};
 use super::preview::Previews;
-use super::settings::Patience;
+use super::settings::{Patience, ProviderKind};
 use super::sse::SseDecoder;
 use crate::secret::Secret;
 use stream::{Assembly, Problem};
@@ -69,6 +69,7 @@ impl OpenAi {
         // OpenAI's own reasoning models refuse the name that everyone else still expects.
         let is_original = self.url.host_str() == Some("api.openai.com");
         let outgoing = Outgoing {
+            provider: ProviderKind::Openai,
             url: &self.url,
             headers: self.headers()?,
             body: request::body(model, request, &self.options, is_original).into(),

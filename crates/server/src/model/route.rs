@@ -11,6 +11,7 @@ use engine::port::Entropy;
 use engine::port::model::{Model, ModelAnswer, ModelError, ModelRequest, PreviewSink};
 use session::Timestamp;
 use session::agent::{ModelConfig, Speed};
+use session::event::SessionErrorKind;
 
 use super::anthropic::{self, Anthropic};
 use super::demo::{self, Demo};
@@ -108,6 +109,13 @@ impl Router {
             }
         }
         Ok(router)
+    }
+
+    /// The same router, telling `on_retry` of every request that is sent again within a call: to which provider, and
+    /// what the failure was.
+    #[must_use]
+    pub fn telling(self, on_retry: impl Fn(ProviderKind, SessionErrorKind) + Send + Sync + 'static) -> Self {
+        Self { transport: self.transport.telling(Arc::new(on_retry)), ..self }
     }
 
     /// Whether a model answers for this id; if not, a sentence that says what to set.

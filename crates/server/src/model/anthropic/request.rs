@@ -3,6 +3,8 @@
 //! Prompt-cache breakpoints, of which the API allows four: after the tools, after the system prompt, and at the end
 //! of the last two user messages, so that a turn finds what the turn before wrote.
 
+use std::sync::LazyLock;
+
 use engine::port::model::{AssistantBlock, Message, ModelRequest, OfferedTool, UserBlock};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -11,6 +13,9 @@ use session::content::ContentBlock;
 
 use super::Options;
 use crate::model::settings::Thinking;
+
+/// Stands before the content of an error that cannot be marked as one.
+static ERROR_NOTE: LazyLock<ContentBlock> = LazyLock::new(|| ContentBlock::text("The tool reported an error:"));
 
 /// How many user messages carry a breakpoint, counted from the last.
 const CACHED_USER_MESSAGES: usize = 2;
@@ -183,13 +188,19 @@ fn is_sendable(block: &ContentBlock) -> bool {
 fn user_block(block: &UserBlock) -> Option<Cached<WireUserBlock<'_>>> {
     let block = match block {
         UserBlock::Content(content) => is_sendable(content).then_some(WireUserBlock::Content(content))?,
-        UserBlock::ToolResult { tool_use_id, content, is_error } => WireUserBlock::ToolResult(ToolResult {
-            tool_use_id,
-            content: content.iter().filter(|block| is_sendable(block)).collect(),
-            is_error: *is_error,
-        }),
+        UserBlock::ToolResult { tool_use_id, content, is_error } => {
+            WireUserBlock::ToolResult(tool_result(tool_use_id, content, *is_error))
+        }
     };
     Some(Cached { block, cache_control: None })
+}
+
+/// The API takes errors of text alone: with anything else in it, the text says that there was one.
+fn tool_result<'a>(tool_use_id: &'a str, content: &'a [ContentBlock], is_error: bool) -> ToolResult<'a> {
+    let is_text = content.iter().all(|block| block.as_text().is_some());
+    let note = (is_error && !is_text).then(|| &*ERROR_NOTE);
+    let content = note.into_iter().chain(content.iter().filter(|block| is_sendable(block))).collect();
+    ToolResult { tool_use_id, content, is_error: is_error && is_text }
 }
 
 fn assistant_block(block: &AssistantBlock) -> Option<WireAssistantBlock<'_>> {
@@ -370,6 +381,16 @@ mod tests {
         assert_eq!(content[0], image);
         assert_eq!(content[1]["source"], document["source"]);
         assert_eq!(content[1]["title"], "b");
+    }
+
+    #[test]
+    fn an_error_with_a_picture_is_told_in_text() {
+        let image = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}});
+        let picture = result(vec![serde_json::from_value(image.clone()).unwrap()]);
+        let body = written(&request(vec![Message::User(vec![picture])]), PLAIN);
+        let written = &body["messages"][0]["content"][0];
+        assert_eq!(written["is_error"], false);
+        assert_eq!(written["content"], json!([{"type": "text", "text": "The tool reported an error:"}, image]));
     }
 
     #[test]

@@ -34,6 +34,22 @@ async fn what_passes_is_tried_again_within_the_call() {
 }
 
 #[tokio::test]
+async fn every_request_that_is_sent_again_is_told() {
+    let full = || reply(json!({"status": 529}));
+    let provider = ScriptedProvider::start(vec![full(), full(), reply(json!({"status": 500}))]).await;
+    let mut entry = settings(ProviderKind::Anthropic, &provider);
+    entry.patience.attempts_max = 3;
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let router = router([("main", entry)]).telling(move |provider, reason| {
+        let _ = sender.send((provider, reason));
+    });
+    assert!(ask(&router).await.0.is_err());
+    drop(router);
+    let overloaded = (ProviderKind::Anthropic, SessionErrorKind::ModelOverloaded);
+    assert_eq!([told.recv().await, told.recv().await, told.recv().await], [Some(overloaded), Some(overloaded), None]);
+}
+
+#[tokio::test]
 async fn what_lasts_is_told_in_the_words_of_the_api() {
     use SessionErrorKind::*;
     for kind in BOTH {
