@@ -86,4 +86,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         for name in ("service", "private_service"):
             service = getattr(item, "funcargs", {}).get(name)
             if isinstance(service, Service):
-                report.sections.append(("server output", "\n".join(list(service.output)[-60:])))
+                report.sections.append(("server output", "\n".join(list(service.output)[-25:])))

@@ -4,6 +4,7 @@ A script for the `demo` model is ordinary message text: lines that start with `!
 between two model responses.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from typing import Any
 
 import anthropic
 
-WAIT_SECONDS_MAX = 90.0
+WAIT_SECONDS_MAX = float(os.environ.get("ACCEPTANCE_WAIT_SECONDS", "90"))
 TOOLSET = {"type": "agent_toolset_20260401"}
 
 
