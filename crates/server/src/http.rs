@@ -26,6 +26,7 @@ mod health;
 mod internal;
 mod metadata;
 mod models;
+mod openapi;
 mod pagination;
 mod path;
 mod query;
@@ -40,6 +41,7 @@ mod work;
 
 pub use auth::{ENVIRONMENT_KEY_PREFIX, ITEM_TOKEN_PREFIX, POOL_ENVIRONMENT_ID, secret_hash};
 pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver};
+pub use openapi::openapi;
 pub use router::router;
 pub use service::{
     AgentFigures, Credentials, HttpLimits, ModelCatalog, ModelInfo, Readiness, ReadinessReport, Service, Strictness,

@@ -8,6 +8,7 @@ mod environments;
 mod events;
 mod hostile;
 mod models_and_probes;
+mod openapi;
 mod sessions;
 mod streams;
 mod work;
