@@ -221,7 +221,8 @@ impl Sessions {
     ) -> Result<Option<Outcome>, CommandError> {
         let Decision { records, state, .. } = decision;
         let due_now = consequences::due_now(&state, self.world.clock.now());
-        if records.is_empty() && work == WorkChange::None {
+        // A token is checked even where nothing is appended: its holder must learn that it has lost the item.
+        if records.is_empty() && work == WorkChange::None && fence == Fence::Client {
             return Ok(Some(Outcome { state, posted: Vec::new(), appended: Arc::new([]) }));
         }
         let owned = loaded.is_some_and(|loaded| loaded.claim.is_some());

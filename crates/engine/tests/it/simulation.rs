@@ -55,6 +55,18 @@ fn simulation() {
     assert!(total.crashes > 0 && total.drains > 0 && total.worker_deaths > 0, "the faults do happen");
 }
 
+/// A worker that had lost its item was told that a call begun by its successor might run.
+#[test]
+fn a_lost_token_is_told_even_where_nothing_is_written() {
+    check(184_074_550_109_804);
+}
+
+/// An item stopped by force left its calls exposed, and the next worker ran them again.
+#[test]
+fn a_stopped_item_leaves_no_call_exposed() {
+    check(200_991_225_889_835);
+}
+
 #[test]
 fn a_seed_repeats_itself() {
     assert_eq!(check(7), check(7));
