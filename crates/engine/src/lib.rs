@@ -6,11 +6,13 @@
 //! - [`feed`]: a session's records and previews, followed live;
 //! - [`replica`]: one process's share of the driving: heartbeats, claims, one [`driver`] a session, the drain;
 //! - [`transcript`]: what a model is sent;
-//! - [`memory`]: every port in memory, for tests, for the simulator and, in the bell's case, for one-process use.
+//! - [`memory`]: every port in memory, for tests, for the simulator and, in the bell's case, for one-process use;
+//! - [`contract`]: what every store promises, as tests.
 //!
 //! Nothing here reads a clock or draws a number by itself, so that a simulation can repeat any run.
 
 pub mod claims;
+pub mod contract;
 mod driver;
 pub mod feed;
 pub mod memory;
