@@ -10,11 +10,16 @@
 mod blobs;
 mod body;
 mod failure;
+mod fold;
 mod migration;
+mod postgres;
 mod row;
 mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod work;
 
 pub use blobs::FolderBlobs;
 pub use migration::MigrationStatus;
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{OpenError, SqliteStore};

@@ -13,6 +13,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 pub(crate) type Files = &'static [(i64, &'static str, &'static str)];
 
 pub(crate) const SQLITE: Files = &[(1, "setup", include_str!("../migrations/sqlite/0001_setup.sql"))];
+pub(crate) const POSTGRES: Files = &[(1, "setup", include_str!("../migrations/postgres/0001_setup.sql"))];
 
 /// One migration and whether the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

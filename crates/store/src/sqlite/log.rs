@@ -13,10 +13,8 @@ use sqlx::{query, query_scalar};
 use super::{Connection, SqliteStore, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
+use crate::fold::fold_to;
 use crate::row::{self, Columns as _, RecordColumns, SessionColumns, integer, row_limit};
-
-/// How many records are folded at a time when a snapshot cannot be read.
-const FOLD_RECORDS: usize = 1000;
 
 macro_rules! select_records {
     ($rest:literal) => {
@@ -52,7 +50,7 @@ impl EventLog for SqliteStore {
             .await
             .map_err(store_error)?;
         let Some(found) = found else { return Ok(None) };
-        let state = self.fold_to(session_id, row::snapshot(&found)?, found.counter("position")?).await?;
+        let state = fold_to(self, session_id, row::snapshot(&found)?, found.counter("position")?).await?;
         row::loaded(&found, state).map(Some)
     }
 
@@ -143,7 +141,7 @@ impl EventLog for SqliteStore {
         let mut states = Vec::with_capacity(rows.len());
         for found in rows {
             let id = SessionId::from(found.text("id")?);
-            states.push(self.fold_to(&id, row::snapshot(&found)?, found.counter("position")?).await?);
+            states.push(fold_to(self, &id, row::snapshot(&found)?, found.counter("position")?).await?);
         }
         Ok(states)
     }
@@ -168,33 +166,6 @@ impl EventLog for SqliteStore {
             }
         }
         Ok(sessions)
-    }
-}
-
-impl SqliteStore {
-    /// The state at `position`: the snapshot with the records behind it, or all records when there is none to read.
-    async fn fold_to(
-        &self,
-        session_id: &SessionId,
-        snapshot: Option<State>,
-        position: u64,
-    ) -> Result<State, StoreError> {
-        let mut state = snapshot;
-        loop {
-            let folded = state.as_ref().map_or(0, |state| state.position);
-            if folded >= position {
-                break;
-            }
-            let tail = self.read(session_id, folded, FOLD_RECORDS).await?;
-            if tail.is_empty() {
-                break;
-            }
-            state = session::fold(state, tail.iter().map(|stored| &stored.record));
-            if state.is_none() {
-                break;
-            }
-        }
-        state.ok_or_else(|| StoreError::Corrupt(format!("session {session_id} does not begin with its creation")))
     }
 }
 

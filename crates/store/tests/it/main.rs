@@ -2,4 +2,5 @@
 
 mod clock;
 mod memory;
+mod postgres;
 mod sqlite;

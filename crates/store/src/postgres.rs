@@ -1,0 +1,141 @@
+//! The record of an installation with many replicas: PostgreSQL.
+//!
+//! Appends take no lock before they know that they will write: one statement moves the session's row if the guard
+//! holds, inserts the records and queues the work item ([`log`]). Times that decide who may do what are the
+//! database's, asked for within the statement that decides. Every call is bounded in time: a database that hangs is
+//! one that is unavailable.
+
+mod definitions;
+mod leases;
+mod log;
+mod work_queue;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::port::StoreError;
+use session::id::ReplicaId;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use crate::body::Bodies;
+use crate::failure::store_error;
+use crate::migration::{self, MigrationStatus};
+
+/// How long any one call may take, a wait for a connection included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that nobody used for this long is tried before it is used again.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// The present time as the database tells it, in microseconds since the Unix epoch.
+macro_rules! now {
+    () => {
+        "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    };
+}
+use now;
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://…`, perhaps of a pooler. Never printed.
+    pub url: String,
+    /// A way past any transaction pooler, for the one connection that holds a replica's lock; `url` if not given.
+    pub direct_url: Option<String>,
+    /// The most connections of this process, that one aside.
+    pub connections_max: u32,
+}
+
+/// A store in a PostgreSQL database that other processes may use too.
+pub struct PostgresStore {
+    pool: PgPool,
+    direct: PgConnectOptions,
+    bodies: Bodies,
+    /// The replicas that this process speaks for: one, tests aside.
+    replicas: parking_lot::Mutex<BTreeMap<ReplicaId, Arc<tokio::sync::Mutex<leases::Lifeline>>>>,
+}
+
+impl PostgresStore {
+    /// A store that connects when it is first used. Fails only if an address cannot be read.
+    pub fn new(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections_max)
+            .acquire_timeout(CALL_TIMEOUT / 2)
+            .test_before_acquire(false)
+            .after_connect(|connection, _| Box::pin(insist_on_durability(connection)))
+            .before_acquire(|connection, usage| {
+                Box::pin(async move { Ok(usage.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
+            })
+            .connect_lazy_with(address(&options.url)?);
+        Ok(Self {
+            pool,
+            direct: address(options.direct_url.as_ref().unwrap_or(&options.url))?,
+            bodies: Bodies::new(None),
+            replicas: parking_lot::Mutex::default(),
+        })
+    }
+
+    /// Brings the schema up to this build, under a lock that lets one process at a time do it.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let mut connection = self.direct.connect().await.map_err(store_error)?;
+        let migrator = migration::migrator(migration::POSTGRES);
+        migrator.run(&mut connection).await.map_err(migration::failed)?;
+        connection.close().await.map_err(store_error)
+    }
+
+    /// Which migrations the database has.
+    pub async fn migration_status(&self) -> Result<Vec<MigrationStatus>, StoreError> {
+        bounded(async {
+            let mut connection = self.pool.acquire().await.map_err(store_error)?;
+            migration::status(&mut *connection, migration::POSTGRES).await
+        })
+        .await
+    }
+
+    /// Asks the database for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        bounded(async {
+            sqlx::query("SELECT 1").execute(&self.pool).await.map_err(store_error)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Closes every connection. Later calls are [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        self.replicas.lock().clear();
+        self.pool.close().await;
+    }
+}
+
+fn address(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let options: PgConnectOptions =
+        url.parse().map_err(|_| StoreError::Unavailable("the database's address cannot be read".to_owned()))?;
+    Ok(options.application_name("agent-service").disable_statement_logging())
+}
+
+/// What was acknowledged is durable, even where the database's default is otherwise. Stronger settings stay.
+async fn insist_on_durability(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT set_config('synchronous_commit', 'on', FALSE) WHERE current_setting('synchronous_commit') = 'off'",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A call that gives up in time.
+async fn bounded<T, E: From<StoreError>>(call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(StoreError::Unavailable("the database did not answer in time".to_owned()).into()),
+    }
+}
+
+/// Text as a parameter. PostgreSQL knows no NUL, so nothing that it holds has one: a text with NUL finds nothing.
+fn findable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
