@@ -36,6 +36,7 @@ pub enum From {
 
 /// What a feed delivers.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every item is a record")]
 pub enum FeedItem {
     /// The next record, of any form.
     Record(StoredRecord),

@@ -3,7 +3,7 @@
 //! Ringing puts a frame into the mailboxes of its topic and never waits. A full mailbox sheds previews first; when
 //! records alone fill it, it is emptied and its listener told that frames were lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ pub struct LocalBell {
     topics: Arc<Mutex<Topics>>,
 }
 
-type Topics = HashMap<Topic, Vec<Weak<Mailbox>>>;
+type Topics = BTreeMap<Topic, Vec<Weak<Mailbox>>>;
 
 #[derive(Default)]
 struct Mailbox {

@@ -11,7 +11,7 @@ use session::id::{EventId, SessionId};
 use super::StoredRecord;
 
 /// What a listener wants to hear of.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     /// One session's records and previews.
     Session(SessionId),

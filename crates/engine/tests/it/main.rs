@@ -1,5 +1,6 @@
 //! The engine driven through its ports, in virtual time.
 
+mod contract;
 mod rig;
 mod sim;
 mod simulation;
