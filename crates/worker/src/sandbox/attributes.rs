@@ -25,7 +25,7 @@ const SYS_FCHMODAT2: libc::c_long = 452;
 const MODE_BITS: u32 = 0o1777;
 const PATH_BYTES_MAX: usize = 4096;
 
-/// The calls to catch.
+/// The calls to catch for [`perform`].
 pub(crate) const CAUGHT: &[libc::c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,

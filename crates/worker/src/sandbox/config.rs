@@ -19,7 +19,7 @@ pub enum Confinement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Processes alive at the same time, all descendants counted.
+    /// Processes and threads alive at the same time, all descendants counted.
     pub processes_max: usize,
     /// Resident memory of all the session's processes together, in bytes.
     pub memory_bytes_max: u64,
@@ -36,7 +36,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            processes_max: 256,
+            processes_max: 512,
             memory_bytes_max: 4 << 30,
             process_memory_bytes_max: 4 << 30,
             file_bytes_max: 2 << 30,

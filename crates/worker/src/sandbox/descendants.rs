@@ -17,6 +17,7 @@ pub(crate) struct Process {
     pub pid: i32,
     parent: i32,
     pub is_zombie: bool,
+    pub threads: usize,
     pub resident_pages: u64,
 }
 
@@ -45,7 +46,8 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
         pid: pid.parse().ok()?,
         parent: fields.get(1)?.parse().ok()?,
         is_zombie: *fields.first()? == "Z",
-        // Field 24 of proc(5), counted from the state, which is field 3.
+        threads: fields.get(17)?.parse().unwrap_or(1),
+        // Fields 20 and 24 of proc(5), counted from the state, which is field 3.
         resident_pages: fields.get(21)?.parse().unwrap_or(0),
     })
 }
@@ -131,12 +133,12 @@ mod tests {
         let stat = b"42 (x) S 1 ) (y) R 7 42 42 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 100 1000 25 0";
         let process = parse_stat(stat).unwrap();
         assert_eq!((process.pid, process.parent, process.is_zombie), (42, 7, false));
-        assert_eq!(process.resident_pages, 25);
+        assert_eq!((process.threads, process.resident_pages), (1, 25));
     }
 
     #[test]
     fn descendants_are_found_through_generations() {
-        let process = |pid, parent| Process { pid, parent, is_zombie: false, resident_pages: 0 };
+        let process = |pid, parent| Process { pid, parent, is_zombie: false, threads: 1, resident_pages: 0 };
         let all = vec![process(4, 3), process(3, 2), process(2, 1), process(9, 8)];
         let mut pids: Vec<i32> = below(1, all).into_iter().map(|found| found.pid).collect();
         pids.sort_unstable();

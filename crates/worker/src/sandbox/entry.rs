@@ -79,7 +79,7 @@ fn shell(settings: &Settings) -> String {
         return error.to_string();
     }
     if settings.confinement != Confinement::Off
-        && let Err(message) = hand_over_attributes()
+        && let Err(message) = hand_over_calls()
     {
         return message;
     }
@@ -116,10 +116,10 @@ fn shell(settings: &Settings) -> String {
     }
 }
 
-/// From here on the supervisor answers calls that change modes and owners. It gets the descriptor to do so with
+/// From here on the supervisor answers calls that change modes and owners or start processes. It gets the descriptor to do so with
 /// the first line over the status socket.
-fn hand_over_attributes() -> Result<(), String> {
-    let listener = seccomp::install_attributes().map_err(|error| error.to_string())?;
+fn hand_over_calls() -> Result<(), String> {
+    let listener = seccomp::install_catching().map_err(|error| error.to_string())?;
     let descriptors = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

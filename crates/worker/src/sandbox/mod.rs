@@ -12,6 +12,7 @@
 //! Calls of one sandbox run one at a time. Tools have no network: every socket is refused.
 
 mod attributes;
+mod census;
 pub mod config;
 pub(crate) mod confine;
 mod descendants;

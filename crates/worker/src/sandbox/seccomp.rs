@@ -12,8 +12,7 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-use super::attributes;
-use super::system::install_catching;
+use super::{attributes, census, system};
 
 /// The filter could not be built or installed.
 #[derive(Debug, thiserror::Error)]
@@ -231,18 +230,19 @@ fn foreign_numbers() -> BpfProgram {
     ]
 }
 
-/// Hands the calls of [`attributes::CAUGHT`] to whoever holds the descriptor returned; they wait for its answers.
-pub(crate) fn install_attributes() -> Result<OwnedFd, SeccompError> {
+/// Hands the calls of [`attributes::CAUGHT`] and [`census::CAUGHT`] to whoever holds the descriptor returned; they
+/// wait for its answers.
+pub(crate) fn install_catching() -> Result<OwnedFd, SeccompError> {
+    let caught = [attributes::CAUGHT, census::CAUGHT].concat();
     let mut program = vec![step(LOAD_WORD, 0, 0, NUMBER_OFFSET)];
-    let count = attributes::CAUGHT.len();
-    for (index, call) in attributes::CAUGHT.iter().enumerate() {
-        let to_end = u8::try_from(count - index).expect("a handful of calls");
+    for (index, call) in caught.iter().enumerate() {
+        let to_end = u8::try_from(caught.len() - index).expect("a handful of calls");
         let number = u32::try_from(*call).expect("call numbers are small");
         program.push(step(JUMP_EQUAL, to_end, 0, number));
     }
     program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
     program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
-    install_catching(&mut program).map_err(failed)
+    system::install_catching(&mut program).map_err(failed)
 }
 
 const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;

@@ -16,9 +16,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
 use super::attributes;
+use super::census::{self, Census};
 use super::entry::{SHELL_OUTPUT_FD as OUT, SHELL_STATUS_FD as STATUS, START_FAILED, command};
 use super::protocol::{Settings, ToolOutcome};
-use super::system::{answer_call, receive_call};
+use super::system::{Answer, answer_call, receive_call};
 use crate::tools::output::clean;
 use crate::tools::workspace::Workspace;
 
@@ -43,8 +44,8 @@ pub(crate) struct Shell {
     commands: OwnedFd,
     output: Option<OwnedFd>,
     status: Option<OwnedFd>,
-    /// Where calls that change modes and owners come in; none before the shell has sent it, or unconfined.
-    attributes: Option<OwnedFd>,
+    /// Where the calls that the supervisor answers come in; none before the shell has sent it, or unconfined.
+    caught: Option<OwnedFd>,
     unsent: Vec<u8>,
     status_line: Vec<u8>,
     tail: Tail,
@@ -72,7 +73,7 @@ impl Shell {
             commands,
             output: Some(output),
             status: Some(status),
-            attributes: None,
+            caught: None,
             unsent: Vec::new(),
             status_line: Vec::new(),
             tail: Tail::default(),
@@ -116,7 +117,7 @@ impl Shell {
     pub(crate) fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
         let mut interests = vec![(self.process.as_fd(), PollFlags::IN)];
         interests.extend(self.output.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)));
-        interests.extend(self.attributes.as_ref().map(|listener| (listener.as_fd(), PollFlags::IN)));
+        interests.extend(self.caught.as_ref().map(|listener| (listener.as_fd(), PollFlags::IN)));
         interests.extend(self.status.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)));
         if !self.unsent.is_empty() {
             interests.push((self.commands.as_fd(), PollFlags::OUT));
@@ -182,9 +183,9 @@ impl Shell {
                     for message in control.drain() {
                         // Only the first counts: later ones could come from a command.
                         if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-                            && self.attributes.is_none()
+                            && self.caught.is_none()
                         {
-                            self.attributes = descriptors.next();
+                            self.caught = descriptors.next();
                         }
                     }
                     self.status_line.extend_from_slice(&chunk[..received.bytes]);
@@ -199,21 +200,28 @@ impl Shell {
         }
     }
 
-    /// Answers the calls that wait. `polled` says whether the descriptor was found readable.
-    pub(crate) fn answer_attributes(&mut self, workspace: &Workspace) {
-        let Some(listener) = &self.attributes else { return };
+    /// Answers the calls that wait, as many as one turn of the loop may take.
+    pub(crate) fn answer_calls(&mut self, workspace: &Workspace, census: &mut Census) {
+        const TURN_CALLS_MAX: usize = 64;
+        let Some(listener) = &self.caught else { return };
         let mut polled = [PollFd::new(listener, PollFlags::IN)];
-        while let Ok(1) = poll(&mut polled, Some(&Timespec::default())) {
+        for _ in 0..TURN_CALLS_MAX {
+            if poll(&mut polled, Some(&Timespec::default())) != Ok(1) {
+                return;
+            }
             if !polled[0].revents().contains(PollFlags::IN) {
                 // Nobody is left who could call.
-                self.attributes = None;
+                self.caught = None;
                 return;
             }
             // A caller that was killed meanwhile is an error here, and nobody's business.
-            if let Ok(call) = receive_call(listener) {
-                let result = attributes::perform(workspace, &call);
-                answer_call(listener, &call, result);
-            }
+            let Ok(call) = receive_call(listener) else { continue };
+            let answer = if census::CAUGHT.contains(&call.number) {
+                census.admit()
+            } else {
+                attributes::perform(workspace, &call).map_or_else(Answer::Refused, |()| Answer::Done)
+            };
+            answer_call(listener, &call, answer);
         }
     }
 

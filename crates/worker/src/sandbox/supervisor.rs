@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
+use super::census::Census;
 use super::confine::{self, Role};
 use super::descendants;
 use super::files_link::{FilesLink, Heard};
@@ -23,10 +24,6 @@ const BASH_TIMEOUT_DEFAULT_MS: u64 = 120_000;
 /// How often the count of all processes of the host is looked at, which is one cheap call.
 const GLANCE_RUNNING: Duration = Duration::from_millis(10);
 const GLANCE_IDLE: Duration = Duration::from_millis(100);
-/// How often, at least, the session's own processes are counted, which walks `/proc`.
-const COUNT_EVERY: Duration = Duration::from_millis(500);
-/// So many new processes on the host since the last count are reason to count now.
-const GROWTH_SUSPICIOUS: u16 = 32;
 
 /// Confines itself, serves calls until standard input ends, and leaves no process behind.
 pub(crate) fn main(settings: Settings) -> i32 {
@@ -63,7 +60,7 @@ struct Supervisor {
     shell: Option<Shell>,
     files: Option<FilesLink>,
     running: Option<Running>,
-    watch: Watch,
+    census: Census,
     /// Told at the head of the next bash result: what happened to the session's processes between calls.
     notice: Option<String>,
 }
@@ -78,13 +75,14 @@ impl Supervisor {
         }
         let shell = Shell::start(&settings).map_err(|error| format!("shell: {error}"))?;
         let files = FilesLink::start(&settings).map_err(|error| format!("file helper: {error}"))?;
+        let census = Census::new(&settings.limits);
         Ok(Self {
             settings,
             workspace,
             shell: Some(shell),
             files: Some(files),
             running: None,
-            watch: Watch::default(),
+            census,
             notice: None,
         })
     }
@@ -131,7 +129,7 @@ impl Supervisor {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let glance = match (&self.running, self.watch.has_company) {
+        let glance = match (&self.running, self.census.has_company) {
             (Some(Running::Bash { .. }), _) => GLANCE_RUNNING,
             (_, true) => GLANCE_IDLE,
             (_, false) => return None,
@@ -192,7 +190,7 @@ impl Supervisor {
             Err(outcome) => return done(call, outcome),
         }
         let now = Instant::now();
-        self.watch.look_soon();
+        self.census.look_soon();
         self.running = Some(Running::Bash {
             call,
             timeout_ms,
@@ -238,7 +236,7 @@ impl Supervisor {
             Some(Heard::Ended) => self.files_ended("ended unexpectedly"),
         }
         if let Some(shell) = &mut self.shell {
-            shell.answer_attributes(&self.workspace);
+            shell.answer_calls(&self.workspace, &mut self.census);
         }
         let Some(ended) = self.shell.as_mut().and_then(Shell::advance) else {
             return;
@@ -258,7 +256,7 @@ impl Supervisor {
         if let Some(Running::Bash { call, .. }) = self.running {
             self.running = None;
             self.finish_bash(call, outcome);
-            self.watch.look_soon();
+            self.census.look_soon();
         }
     }
 
@@ -291,7 +289,7 @@ impl Supervisor {
             return self.end_bash(call, &format!("command timed out after {seconds}s"));
         }
         let kept: Vec<i32> = self.shell.iter().map(Shell::pid).chain(self.files.iter().map(FilesLink::pid)).collect();
-        let Some(excess) = self.watch.look(&self.settings, &kept) else {
+        let Some(excess) = self.census.look(&kept) else {
             return;
         };
         match self.running {
@@ -318,7 +316,7 @@ impl Supervisor {
     fn kill_shell(&mut self) -> String {
         // A survivor is stuck in the kernel; nothing more can be done to it here, and its rights are gone already.
         let _ = descendants::kill_all(self.files.as_ref().map(FilesLink::pid));
-        self.watch = Watch::default();
+        self.census = Census::new(&self.settings.limits);
         self.shell
             .take()
             .map(|mut shell| {
@@ -338,48 +336,6 @@ impl Supervisor {
             }
             None => {}
         }
-    }
-}
-
-/// Keeps an eye on how many processes the session has and how much memory they hold.
-#[derive(Default)]
-struct Watch {
-    /// Whether there are processes besides the shell and the file helper.
-    has_company: bool,
-    last_count: Option<Instant>,
-    host_processes: u16,
-}
-
-impl Watch {
-    fn look_soon(&mut self) {
-        self.last_count = None;
-        self.has_company = true;
-    }
-
-    /// Counts if it is time to, and says which limit is exceeded.
-    fn look(&mut self, settings: &Settings, kept: &[i32]) -> Option<String> {
-        if !self.has_company {
-            return None;
-        }
-        let host_processes = rustix::system::sysinfo().procs;
-        let growth = host_processes.wrapping_sub(self.host_processes);
-        let is_due = self.last_count.is_none_or(|last| last.elapsed() >= COUNT_EVERY);
-        let is_suspicious = growth >= GROWTH_SUSPICIOUS && growth < u16::MAX / 2;
-        if !is_due && !is_suspicious {
-            return None;
-        }
-        self.last_count = Some(Instant::now());
-        self.host_processes = host_processes;
-        let mut found = descendants::list().ok()?;
-        descendants::reap_orphans(&mut found, kept);
-        self.has_company = found.iter().any(|process| !kept.contains(&process.pid));
-        let limits = &settings.limits;
-        if found.len() > limits.processes_max {
-            return Some(format!("more than {} processes", limits.processes_max));
-        }
-        let pages: u64 = found.iter().map(|process| process.resident_pages).sum();
-        let bytes = pages.saturating_mul(rustix::param::page_size() as u64);
-        (bytes > limits.memory_bytes_max).then(|| format!("more than {} bytes of memory", limits.memory_bytes_max))
     }
 }
 

@@ -77,14 +77,26 @@ pub(crate) fn receive_call(listener: impl AsFd) -> Result<CaughtCall, Errno> {
     })
 }
 
-/// Lets the caller go on with this result.
-pub(crate) fn answer_call(listener: impl AsFd, call: &CaughtCall, result: Result<(), Errno>) {
-    let mut answer = libc::seccomp_notif_resp {
-        id: call.id,
-        val: 0,
-        error: result.err().map_or(0, |error| -error.raw_os_error()),
-        flags: 0,
+/// What a caught call comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The kernel performs it as if it had not been caught. Only for calls whose arguments decide nothing: they
+    /// can change until then.
+    GoOn,
+    /// It is done already.
+    Done,
+    Refused(Errno),
+}
+
+/// Lets the caller go on.
+pub(crate) fn answer_call(listener: impl AsFd, call: &CaughtCall, answer: Answer) {
+    let (error, flags) = match answer {
+        Answer::GoOn => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE),
+        Answer::Done => (0, 0),
+        Answer::Refused(error) => (-error.raw_os_error(), 0),
     };
+    let mut answer =
+        libc::seccomp_notif_resp { id: call.id, val: 0, error, flags: flags.try_into().expect("the flag is 1") };
     // SAFETY: the request reads one such structure from the address. A caller that is gone is an error that
     // concerns nobody.
     unsafe {

@@ -1,6 +1,9 @@
 //! The worker against real sandboxes, and against a scripted server.
 
 mod bash;
+mod files;
+mod hostile;
+mod probe;
 mod queue;
 mod server;
 mod support;
