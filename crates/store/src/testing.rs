@@ -8,7 +8,7 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -28,8 +28,16 @@ const TEMPLATE: &str = "migrated";
 pub struct Cluster {
     folder: PathBuf,
     databases: AtomicU32,
-    /// While this is open the cluster runs.
-    _lifeline: ChildStdin,
+    /// The shell that watches over the server, which runs while this shell's standard input is open.
+    watcher: Child,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.watcher.stdin.take());
+        // The shell stops the server and removes the folder.
+        let _ = self.watcher.wait();
+    }
 }
 
 /// A database of a cluster, with this build's schema and a clock that can be moved.
@@ -78,7 +86,7 @@ impl Cluster {
         let watch = "trap '' INT; \"$1\" -D \"$2\" -k \"$3\" -c listen_addresses= -c fsync=$4 -c max_connections=300 \
             -c shared_buffers=64MB -c full_page_writes=$4 >\"$3/log\" 2>&1 </dev/null & \
             server=$!; read -r _; kill -QUIT $server; wait $server; rm -rf \"$2\" \"$3\"/* \"$3\"/.s.*; rmdir \"$3\"";
-        let mut watcher = command(&run, Path::new("/bin/sh"))
+        let watcher = command(&run, Path::new("/bin/sh"))
             .args(["-c", watch, "watch"])
             .arg(binaries.join("postgres"))
             .args([&data, &folder])
@@ -87,8 +95,7 @@ impl Cluster {
             .stdin(Stdio::piped())
             .spawn()
             .expect("the server can be started");
-        let lifeline = watcher.stdin.take().expect("the pipe was asked for");
-        let cluster = Self { folder, databases: AtomicU32::new(0), _lifeline: lifeline };
+        let cluster = Self { folder, databases: AtomicU32::new(0), watcher };
         cluster.await_start().await;
         cluster.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}")).await;
         let store =

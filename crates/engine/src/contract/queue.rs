@@ -192,7 +192,7 @@ pub async fn a_lease_runs_out(subject: &impl Subject) {
     subject.advance(20_000).await;
     beat(&store, &first.id, ExpectedHeartbeat::None).await;
     subject.advance(15_000).await;
-    assert_eq!(expired().await, [second.id.clone()], "a lease counts from its acknowledgement or its last beat");
+    assert_eq!(expired().await, std::slice::from_ref(&second.id), "a lease counts from its acknowledgement or its last beat");
     subject.advance(20_000).await;
     let mut both = expired().await;
     both.sort();
@@ -250,7 +250,7 @@ pub async fn a_lease_can_be_ended_early(subject: &impl Subject) {
     store.acknowledge(&pool, &work_id(2)).await.expect("the store answers");
     queued_session(&*store, 3, Setting::default()).await;
     let cloud = store.held_cloud_items().await.expect("the store answers");
-    assert_eq!(cloud, [first.clone()], "held, and of the cloud");
+    assert_eq!(cloud, std::slice::from_ref(&first), "held, and of the cloud");
     store.append(ending(&story, &first, false)).await.expect("nothing has moved");
     assert_eq!(item(&store, &first.id).await.state, WorkState::Stopped);
     assert!(store.held_cloud_items().await.expect("the store answers").is_empty());
@@ -269,7 +269,7 @@ pub async fn the_end_of_a_session_stops_its_item(subject: &impl Subject) {
     let stopping = item(&store, &held.id).await;
     assert_eq!(stopping.state, WorkState::Stopping, "its holder is told");
     let expired = store.expired(10).await.expect("the store answers");
-    assert_eq!(expired, [stopping.clone()], "the engine ends it");
+    assert_eq!(expired, std::slice::from_ref(&stopping), "the engine ends it");
     store.append(ending(&story, &stopping, false)).await.expect("nothing has moved");
     assert_eq!(item(&store, &held.id).await.state, WorkState::Stopped);
 

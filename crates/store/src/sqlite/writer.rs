@@ -28,12 +28,14 @@ enum Message {
     Close(oneshot::Sender<()>),
 }
 
+/// Answers a job's caller: with the job's own result, or with the problem that the commit met.
+type Answer = Box<dyn FnOnce(Option<&str>) + Send>;
+
 /// A job that was run and waits for the commit.
 struct Ran {
     /// Whether its changes are to stay.
     keep: bool,
-    /// Answers the caller: with the job's own result, or with what became of the commit.
-    answer: Box<dyn FnOnce(Option<&str>) + Send>,
+    answer: Answer,
 }
 
 trait Job: Send {
@@ -172,8 +174,6 @@ async fn commit(connection: &mut SqliteConnection, mut jobs: Vec<Box<dyn Job>>) 
         answer(ended.as_ref().err().map(String::as_str));
     }
 }
-
-type Answer = Box<dyn FnOnce(Option<&str>) + Send>;
 
 /// Runs one job so that it can be undone alone. A savepoint that cannot be set or left breaks the whole transaction.
 async fn behind_savepoint(transaction: &mut SqliteConnection, job: Box<dyn Job>) -> (Option<Answer>, Option<String>) {

@@ -7,10 +7,10 @@ use engine::port::Clock;
 use session::Timestamp;
 
 /// Starts an hour after the stories of the contract begin.
-pub struct HandClock(AtomicI64);
+pub(crate) struct HandClock(AtomicI64);
 
 impl HandClock {
-    pub fn advance(&self, millis: i64) {
+    pub(crate) fn advance(&self, millis: i64) {
         self.0.fetch_add(millis * 1000, Ordering::SeqCst);
     }
 }
