@@ -24,6 +24,7 @@ mod families;
 mod fields;
 mod health;
 mod internal;
+mod json;
 mod metadata;
 mod models;
 mod openapi;

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::metadata;
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::Ids;
-use super::query::Query;
+use super::query::{NoQuery, Query};
 
 /// How often an update without a version looks again after losing a race.
 const UPDATE_ATTEMPTS: usize = 8;
@@ -26,6 +26,7 @@ const UPDATE_ATTEMPTS: usize = 8;
 pub(super) async fn create(
     State(service): State<Service>,
     caller: Caller,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -68,6 +69,7 @@ pub(super) async fn update(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -128,6 +130,7 @@ pub(super) async fn archive(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;

@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 
 use super::Service;
 use super::error::{ApiError, Kind};
-use super::fields::Fields;
+use super::fields::{self, Fields};
+use super::json;
 
 /// A body that must be a JSON object.
 pub(super) struct JsonBody(pub(super) Fields);
@@ -64,39 +65,9 @@ async fn read(request: Request, service: &Service) -> Result<Option<Fields>, Api
 fn parse(bytes: &[u8]) -> Result<Fields, ApiError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| ApiError::invalid(format!("the body is not valid UTF-8 at byte {}", error.valid_up_to())))?;
-    let value: Value = serde_json::from_str(text)
-        .map_err(|error| ApiError::invalid(format!("the body is not valid JSON: {}", without_content(&error))))?;
-    refuse_nul(&value, "")?;
-    match value {
+    match json::parse(text)? {
         Value::Object(object) => Ok(Fields::body(object)),
-        other => {
-            Err(ApiError::invalid(format!("the body: expected a JSON object, got {}", super::fields::kind(&other))))
-        }
-    }
-}
-
-/// What is wrong with the JSON and where, but nothing of what it says.
-fn without_content(error: &serde_json::Error) -> String {
-    let what =
-        if error.is_eof() { "it ends too early" } else { "unexpected content, a bad number or too much nesting" };
-    format!("{what}, at line {} column {}", error.line(), error.column())
-}
-
-/// NUL characters cannot be stored everywhere, so no string may hold one.
-fn refuse_nul(value: &Value, path: &str) -> Result<(), ApiError> {
-    let refusal = |path: &str| ApiError::invalid(format!("{path}: the character U+0000 is not allowed"));
-    match value {
-        Value::String(text) if text.contains('\0') => Err(refusal(path)),
-        Value::Array(items) => {
-            items.iter().enumerate().try_for_each(|(index, item)| refuse_nul(item, &format!("{path}[{index}]")))
-        }
-        Value::Object(fields) => fields.iter().try_for_each(|(name, field)| {
-            if name.contains('\0') {
-                return Err(refusal(&format!("a field name in {}", if path.is_empty() { "the body" } else { path })));
-            }
-            refuse_nul(field, &super::fields::join(path, name))
-        }),
-        _ => Ok(()),
+        other => Err(ApiError::invalid(format!("the body: expected a JSON object, got {}", fields::kind(&other)))),
     }
 }
 

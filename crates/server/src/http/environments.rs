@@ -15,7 +15,7 @@ use super::error::{ApiError, Kind};
 use super::metadata;
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::{self, Ids};
-use super::query::Query;
+use super::query::{NoQuery, Query};
 
 /// How often an update looks again after losing a race.
 const UPDATE_ATTEMPTS: usize = 8;
@@ -24,6 +24,7 @@ const UPDATE_ATTEMPTS: usize = 8;
 pub(super) async fn create(
     State(service): State<Service>,
     caller: Caller,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -52,10 +53,9 @@ pub(super) async fn retrieve(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
-    query: Query,
+    _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
-    query.finish()?;
     let environment = load(&service, ids.text("environment_id")).await?;
     Ok(Json(view(&environment)))
 }
@@ -65,6 +65,7 @@ pub(super) async fn update(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -109,6 +110,7 @@ pub(super) async fn archive(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -127,6 +129,7 @@ pub(super) async fn delete(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;

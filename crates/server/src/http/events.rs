@@ -13,7 +13,7 @@ use super::body::JsonBody;
 use super::error::ApiError;
 use super::event_list::{self, EventFilter};
 use super::path::Ids;
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::{event_params, sessions};
 
 /// `POST /v1/sessions/{session_id}/events`.
@@ -21,10 +21,11 @@ pub(super) async fn send(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let id: SessionId = ids.get("session_id", "session")?;
-    authorize(&service, &caller, &ids).await?;
+    authorize(&service, &caller, &ids, &id).await?;
     let events = event_params::read(body)?;
     let (poster, fence) = caller.poster();
     if poster == Poster::CloudWorker && !events.iter().all(|event| matches!(event, ClientEvent::ToolResult { .. })) {
@@ -37,9 +38,10 @@ pub(super) async fn send(
 }
 
 /// Whether the caller may write to the session; whether it exists is found out by the command itself.
-async fn authorize(service: &Service, caller: &Caller, ids: &Ids) -> Result<(), ApiError> {
+async fn authorize(service: &Service, caller: &Caller, ids: &Ids, id: &SessionId) -> Result<(), ApiError> {
     match caller {
         Caller::Application => Ok(()),
+        Caller::ItemHolder { item, .. } if item.session_id == *id => Ok(()),
         Caller::FormerHolder => Err(ApiError::token_ended()),
         _ => sessions::load(service, caller, ids).await.map(drop),
     }

@@ -12,6 +12,7 @@ use super::auth::Caller;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::path::{self, Ids};
+use super::query::NoQuery;
 
 /// `POST /v1/internal/sessions/{session_id}/tool_starts`: a worker is about to run a call.
 ///
@@ -20,6 +21,7 @@ pub(super) async fn start_tool(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let id: SessionId = ids.get("session_id", "session")?;

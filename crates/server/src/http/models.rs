@@ -8,7 +8,7 @@ use super::Service;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::path::Ids;
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::service::ModelInfo;
 
 /// `GET /v1/models`.
@@ -67,10 +67,9 @@ pub(super) async fn retrieve(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
-    query: Query,
+    _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
-    query.finish()?;
     let id = ids.text("model_id");
     let models = service.models.list();
     let model = models.iter().find(|model| model.id == id).ok_or_else(|| ApiError::not_found("model", id))?;

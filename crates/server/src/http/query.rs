@@ -26,6 +26,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     }
 }
 
+/// A query string that holds nothing.
+pub(super) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        Query::parse(parts.uri.query().unwrap_or(""))?.finish().map(|()| Self)
+    }
+}
+
 impl Query {
     fn parse(query: &str) -> Result<Self, ApiError> {
         let mut parameters = Vec::new();

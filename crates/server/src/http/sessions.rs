@@ -17,7 +17,7 @@ use super::body::{JsonBody, OptionalBody};
 use super::error::ApiError;
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::{self, Ids};
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::session_params::{CreateSession, UpdateSession};
 use super::{agents, environments, metadata};
 
@@ -28,6 +28,7 @@ const SNAPSHOTS_AT_ONCE: usize = 8;
 pub(super) async fn create(
     Shared(service): Shared<Service>,
     caller: Caller,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -57,9 +58,8 @@ pub(super) async fn retrieve(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
-    query: Query,
+    _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    query.finish()?;
     let state = load(&service, &caller, &ids).await?;
     show(&service, &state).await.map(Json)
 }
@@ -69,6 +69,7 @@ pub(super) async fn update(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -93,6 +94,7 @@ pub(super) async fn archive(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
@@ -107,6 +109,7 @@ pub(super) async fn delete(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;

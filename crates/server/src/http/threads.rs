@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::event_list::{self, EventFilter};
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::Ids;
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::sessions;
 use super::stream::{self, Deltas};
 
@@ -44,9 +44,8 @@ pub(super) async fn retrieve(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
-    query: Query,
+    _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    query.finish()?;
     let state = load(&service, &caller, &ids).await?;
     show(&service, &state).await.map(Json)
 }
@@ -56,6 +55,7 @@ pub(super) async fn archive(
     Shared(service): Shared<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     body.finish()?;

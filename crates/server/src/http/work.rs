@@ -25,7 +25,7 @@ use super::body::{JsonBody, OptionalBody};
 use super::error::{ApiError, Kind};
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::Ids;
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::{environments, metadata};
 
 const RECLAIM_DEFAULT_MS: u32 = 5_000;
@@ -86,6 +86,7 @@ pub(super) async fn acknowledge(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     let pool = worker_pool(&caller, ids.text("environment_id"))?;
@@ -130,6 +131,7 @@ pub(super) async fn stop(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     OptionalBody(mut body): OptionalBody,
 ) -> Result<Json<Value>, ApiError> {
     let force = body.boolean("force")?.unwrap_or(false);
@@ -172,9 +174,8 @@ pub(super) async fn retrieve(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
-    query: Query,
+    _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    query.finish()?;
     let pool = application_pool(&service, &caller, &ids).await?;
     let item = load(&service, &pool, &ids.get("work_id", "work item")?).await?;
     Ok(Json(view(&item, None)))
@@ -185,6 +186,7 @@ pub(super) async fn update(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
+    _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let pool = application_pool(&service, &caller, &ids).await?;
@@ -204,9 +206,8 @@ pub(super) async fn stats(
     State(service): State<Service>,
     caller: Caller,
     ids: Ids,
-    query: Query,
+    _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    query.finish()?;
     let pool = match caller {
         Caller::Application => application_pool(&service, &caller, &ids).await?,
         _ => worker_pool(&caller, ids.text("environment_id"))?,

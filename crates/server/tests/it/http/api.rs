@@ -36,6 +36,8 @@ pub(super) const WORKER_KEY: &str = "sk-test-worker-key";
 /// A server under test; what it keeps is gone with it.
 pub(super) struct Api {
     router: Router,
+    service: Service,
+    store: Arc<SqliteStore>,
     pub(super) world: World,
     pub(super) draining: CancellationToken,
     _replica: Option<DropGuard>,
@@ -69,7 +71,7 @@ impl Api {
             log: store.clone(),
             leases: store.clone(),
             work: store.clone(),
-            definitions: store,
+            definitions: store.clone(),
             bell: Arc::new(LocalBell::new()),
             model: Arc::new(Scripted),
             clock,
@@ -90,7 +92,17 @@ impl Api {
             strictness: Strictness::default(),
             draining: draining.clone(),
         };
-        Self { router: router(service), world, draining, _replica: replica, _folder: folder }
+        Self { router: router(service.clone()), service, store, world, draining, _replica: replica, _folder: folder }
+    }
+
+    /// The same server with other strictness.
+    pub(super) fn with_strictness(self, strictness: Strictness) -> Self {
+        Self { router: router(Service { strictness, ..self.service.clone() }), ..self }
+    }
+
+    /// Takes the store away, as a database that dies would go.
+    pub(super) async fn close_store(&self) {
+        self.store.close().await;
     }
 
     /// Sends any request and waits for its headers.
@@ -313,6 +325,7 @@ struct Catalog;
 
 impl ModelCatalog for Catalog {
     fn check(&self, model_id: &str) -> Result<(), String> {
+        assert_ne!(model_id, "demo-panic", "told to panic");
         if model_id.starts_with("demo") { Ok(()) } else { Err(format!("no provider for {model_id}")) }
     }
 

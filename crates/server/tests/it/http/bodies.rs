@@ -44,7 +44,8 @@ async fn media_types_and_encodings_are_taken_leniently() {
         post(&api, headers, agent.clone()).await.ok();
     }
     post(&api, &[("content-encoding", "gzip")], gzip(agent.as_bytes())).await.ok();
-    post(&api, &[], r#"{"name": "a", "name": "b", "model": "demo"}"#).await.ok();
+    let twice = post(&api, &[], r#"{"name": "a", "name": "b", "model": "demo"}"#).await;
+    assert!(twice.invalid().contains("twice"));
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ async fn bodies_that_are_no_objects() {
     let known = Known::start().await;
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let deep_object = format!(r#"{{"metadata":{}1{}}}"#, r#"{"a":"#.repeat(200), "}".repeat(200));
-    let bodies: [(&str, Vec<u8>); 12] = [
+    let bodies: [(&str, Vec<u8>); 13] = [
         ("truncated", b"{\"name\": ".to_vec()),
         ("no JSON", b"name=a".to_vec()),
         ("an array", b"[]".to_vec()),
@@ -107,6 +107,7 @@ async fn bodies_that_are_no_objects() {
         ("half a surrogate", br#"{"name": "\ud800"}"#.to_vec()),
         ("NUL in a value", br#"{"name": "a\u0000b", "metadata": {"k": "\u0000"}}"#.to_vec()),
         ("NUL in a name", br#"{"na\u0000me": "a"}"#.to_vec()),
+        ("a name twice", br#"{"name": "a", "name": "b"}"#.to_vec()),
         ("deep nesting", deep.into_bytes()),
         ("deep objects", deep_object.into_bytes()),
     ];
@@ -115,6 +116,8 @@ async fn bodies_that_are_no_objects() {
             let answer = known.send(method, &known.fill(path), body.clone()).await;
             refused(&answer, &format!("{method} {path}: {what}"));
         }
+        let query = format!("{}?no_such_parameter=1", known.fill(path));
+        refused(&known.send(method, &query, Body::empty()).await, &format!("{method} {path}: unknown parameter"));
         let unknown = known.send(method, &known.fill(path), r#"{"no_such_field": 1}"#).await;
         refused(&unknown, &format!("{method} {path}: unknown field"));
     }

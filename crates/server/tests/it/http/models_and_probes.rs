@@ -1,9 +1,11 @@
 //! `/v1/models`, `/health`, `/ready`, and everything that is not there.
 
-use axum::http::{Method, StatusCode};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
+use server::http::Strictness;
 
-use super::api::{API_KEY, Api};
+use super::api::{API_KEY, Answer, Api};
 
 #[tokio::test]
 async fn models_page_by_id() {
@@ -62,4 +64,49 @@ async fn what_is_not_there_is_named() {
     {
         api.call_as(API_KEY, method, path, None).await.error(405, "invalid_request_error");
     }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_typed_error_and_the_server_goes_on() {
+    let api = Api::start_without_replica().await;
+    let answer = api.post("/v1/agents", json!({"name": "a", "model": "demo-panic"})).await;
+    assert_eq!(answer.error(500, "api_error"), "internal server error");
+    api.get("/health").await.ok();
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_unavailable() {
+    let api = Api::start_without_replica().await;
+    let session = api.session("cloud").await;
+    api.close_store().await;
+    for answer in [
+        api.get("/v1/agents").await,
+        api.get(&format!("/v1/sessions/{session}")).await,
+        api.say(&session, "hello").await,
+        api.get(&format!("/v1/sessions/{session}/events/stream")).await,
+    ] {
+        let message = answer.error(503, "api_error");
+        assert_eq!(answer.headers["retry-after"], "1");
+        assert!(!message.contains("sql") && !message.contains("pool"), "{message}");
+    }
+    api.get("/health").await.ok();
+}
+
+#[tokio::test]
+async fn strict_mode_asks_for_the_headers_of_the_hosted_service() {
+    let strictness = Strictness { require_version: true, require_beta: true };
+    let api = Api::start_without_replica().await.with_strictness(strictness);
+    let ask = async |path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().uri(path).header("x-api-key", API_KEY);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(api.send(request.body(Body::empty()).unwrap()).await).await
+    };
+    let version = ("anthropic-version", "2023-06-01");
+    ask("/v1/models", &[version]).await.ok();
+    assert!(ask("/v1/models", &[]).await.invalid().contains("anthropic-version"));
+    ask("/v1/agents", &[version, ("anthropic-beta", "managed-agents-2026-04-01, files-api-2025-04-14")]).await.ok();
+    ask("/v1/agents", &[version]).await.error(404, "not_found_error");
+    assert!(ask("/v1/agents", &[version, ("anthropic-beta", "time-travel")]).await.invalid().contains("time-travel"));
 }

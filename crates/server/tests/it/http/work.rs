@@ -4,6 +4,7 @@ use axum::http::{Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Value, json};
+use server::http::HttpLimits;
 
 use super::api::{API_KEY, Answer, Api, Stream, Text, WORKER_KEY};
 
@@ -18,7 +19,7 @@ struct Rig {
 
 impl Rig {
     async fn start(kind: &str) -> Self {
-        let api = Api::start().await;
+        let api = Api::build(true, HttpLimits { ping_interval_ms: 20, ..HttpLimits::default() }).await;
         let (agent, environment) = (api.agent().await, api.environment(kind).await);
         let session = api.post("/v1/sessions", json!({"agent": agent, "environment_id": environment})).await.ok();
         let session = session["id"].text();
@@ -125,6 +126,17 @@ async fn a_token_that_ended_says_so() {
     let start = rig.api.call_as(&token, Method::POST, &start, Some(&json!({"tool_use_id": rig.tool_use}))).await;
     start.error(409, "conflict_error");
     rig.api.call_as(&token, Method::GET, &rig.events(), None).await.error(401, "authentication_error");
+}
+
+#[tokio::test]
+async fn a_stream_closes_with_the_token_that_opened_it() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, token) = rig.hold().await;
+    let mut stream = Stream::open(&rig.api, &format!("{}/stream", rig.events()), &token).await;
+    rig.worker(Method::POST, &format!("/{id}/stop")).await.ok();
+    assert_eq!(stream.until("ping").await.last().unwrap()["type"], "ping", "a stopping item keeps its token");
+    rig.api.post(&rig.path(&format!("/{id}/stop")), json!({"force": true})).await.ok();
+    while stream.next().await.is_some() {}
 }
 
 #[tokio::test]
