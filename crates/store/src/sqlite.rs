@@ -113,6 +113,12 @@ impl SqliteStore {
         (self.readers.size() + 1, idle)
     }
 
+    /// Asks the file for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1 FROM sessions LIMIT 1").fetch_optional(&self.readers).await.map_err(store_error)?;
+        Ok(())
+    }
+
     /// Writes what is under way and closes the file. Later calls are [`StoreError::Unavailable`].
     pub async fn close(&self) {
         self.readers.close().await;

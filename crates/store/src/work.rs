@@ -18,6 +18,9 @@ pub(crate) const POLLING_MICROS: i64 = 30_000_000;
 /// A worker that polls again within this time is not noted again: most polls write nothing.
 pub(crate) const POLL_NOTED_MICROS: i64 = 5_000_000;
 
+/// How long rows that only say who was there are kept.
+pub(crate) const PRESENCE_KEPT_MICROS: i64 = 86_400_000_000;
+
 /// What the table of polls calls the pool of every cloud environment.
 pub(crate) const CLOUD_POOL: &str = "cloud";
 

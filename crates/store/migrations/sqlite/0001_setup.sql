@@ -129,7 +129,7 @@ CREATE UNIQUE INDEX work_items_live ON work_items (session_id) WHERE state <> 's
 CREATE UNIQUE INDEX work_items_by_token ON work_items (token_hash) WHERE token_hash IS NOT NULL;
 CREATE INDEX work_items_queued ON work_items (queued_at, id) WHERE state = 'queued';
 CREATE INDEX work_items_held ON work_items (session_id) WHERE state IN ('starting', 'active', 'stopping');
-CREATE INDEX work_items_by_environment ON work_items (environment_id, created_at, id);
+CREATE INDEX work_items_by_creation ON work_items (created_at, id);
 CREATE INDEX work_items_by_session ON work_items (session_id);
 
 -- When each worker last polled. `pool` is an environment's id, or 'cloud'.

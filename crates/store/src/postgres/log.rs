@@ -15,10 +15,7 @@ use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
 use crate::row::{self, Columns as _, RecordColumns, SessionColumns, integer, row_limit};
-use crate::work::LEASE_TTL_SECONDS;
-
-/// How long rows that only say who was there are kept.
-const PRESENCE_KEPT_MICROS: i64 = 86_400_000_000;
+use crate::work::{LEASE_TTL_SECONDS, PRESENCE_KEPT_MICROS};
 
 /// The parameters of both statements that append:
 /// $1 session, $2 guard, $3 position, $4 status, $5 agent, $6 its version, $7 environment, $8 created, $9 archived,

@@ -15,6 +15,7 @@ use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
 use crate::row::{self, Columns as _, RecordColumns, SessionColumns, integer, row_limit};
+use crate::work::PRESENCE_KEPT_MICROS;
 
 macro_rules! select_records {
     ($rest:literal) => {
@@ -158,8 +159,20 @@ impl EventLog for SqliteStore {
 
     async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let _references = self.references.write().await;
-        let (sessions, orphans) =
-            self.writer.write(move |connection| Box::pin(remove(connection, before, limit))).await?;
+        let gone_before = self.now() - PRESENCE_KEPT_MICROS;
+        let (sessions, orphans) = self
+            .writer
+            .write(move |connection| {
+                Box::pin(async move {
+                    query("DELETE FROM worker_polls WHERE polled_at < ?")
+                        .bind(gone_before)
+                        .execute(&mut *connection)
+                        .await
+                        .map_err(store_error)?;
+                    remove(connection, before, limit).await
+                })
+            })
+            .await?;
         if let Some(blobs) = self.bodies.blobs() {
             for hash in orphans.iter().filter_map(|hash| engine::port::BlobHash::parse(hash)) {
                 blobs.remove(&hash).await?;
