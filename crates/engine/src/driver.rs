@@ -27,7 +27,7 @@ use crate::port::model::ModelAnswer;
 use crate::port::{Claim, Frame, Listener, ModelError, StoreError, StoredRecord, Topic};
 use crate::replica::pulse::Pulse;
 use crate::sessions::read_agent_snapshot;
-use crate::transcript::Transcript;
+use crate::transcript::{Kept, Transcript};
 use crate::watch::Watched;
 use crate::world::World;
 
@@ -47,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) world: World,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) pulse: Pulse,
+    pub(crate) transcripts: Arc<Kept>,
     /// Hand the session over at the next safe point.
     pub(crate) draining: CancellationToken,
     /// Hand it over now.
@@ -76,10 +77,14 @@ pub(crate) async fn drive(shared: Shared, claim: Claim, taken_over: bool, start:
         Err(stop) => return stop,
     };
     let mut driver = Driver { shared, claim, state, transcript, agent: None, listener, watched, item_ensured: false };
-    match driver.run(taken_over).await {
+    let stop = match driver.run(taken_over).await {
         Ok(never) => match never {},
         Err(stop) => stop,
+    };
+    if let (Stop::Released, Some(transcript)) = (&stop, driver.transcript) {
+        driver.shared.transcripts.keep(&driver.claim.session_id, transcript);
     }
+    stop
 }
 
 /// Nothing has this type: a run ends by a [`Stop`] alone.
@@ -89,9 +94,9 @@ struct Driver {
     shared: Shared,
     claim: Claim,
     state: State,
-    /// Kept in step with `state` once it was read.
+    /// Never ahead of `state`.
     transcript: Option<Transcript>,
-    /// The agent, with the position of its record.
+    /// The agent, with the position of its record, where the transcript does not hold it.
     agent: Option<(u64, Arc<AgentSnapshot>)>,
     listener: Box<dyn Listener>,
     watched: Watched,
@@ -99,20 +104,22 @@ struct Driver {
     item_ensured: bool,
 }
 
-/// The state to start from, and the transcript where the winner of the claim knew all of it.
+/// The state to start from, and as much of the transcript as is known here.
 async fn begin(shared: &Shared, claim: &Claim, start: Option<Start>) -> Result<(State, Option<Transcript>), Stop> {
+    let kept = shared.transcripts.take(&claim.session_id);
     if let Some(start) = start {
         let whole = start.tail.first().is_some_and(|first| first.record.position == 1);
-        let transcript = whole.then(|| {
-            let mut transcript = Transcript::starting_behind(0);
+        let mut transcript = if whole { Some(Transcript::starting_behind(0)) } else { kept };
+        if let (Some(transcript), Some(first)) = (&mut transcript, start.tail.first())
+            && transcript.position() + 1 == first.record.position
+        {
             start.tail.iter().for_each(|stored| transcript.push(stored));
-            transcript
-        });
+        }
         return Ok((start.state, transcript));
     }
     let loaded = persist(shared, || shared.world.log.load(&claim.session_id)).await?;
     match loaded {
-        Some(loaded) if loaded.claim.as_ref() == Some(claim) => Ok((loaded.state, None)),
+        Some(loaded) if loaded.claim.as_ref() == Some(claim) => Ok((loaded.state, kept)),
         _ => Err(Stop::Fenced),
     }
 }
@@ -326,19 +333,30 @@ impl Driver {
 
     /// Has the agent and the whole transcript at hand, reading what is missing.
     async fn read_context(&mut self) -> Result<Arc<AgentSnapshot>, Stop> {
-        let (shared, session_id) = (&self.shared, &self.claim.session_id);
-        let (from, position) = (self.state.context.from, self.state.position);
-        if self.transcript.as_ref().is_none_or(|transcript| transcript.position() != position) {
-            let read = || Transcript::read(&shared.world, session_id, from, position);
-            self.transcript = Some(persist(shared, read).await?);
+        let (log, session_id, position) = (&*self.shared.world.log, &self.claim.session_id, self.state.position);
+        let from = self.state.context.from.saturating_sub(1);
+        let transcript = match &mut self.transcript {
+            Some(transcript) if transcript.position() >= from => transcript,
+            stale => stale.insert(Transcript::starting_behind(from)),
+        };
+        let mut retry = Retry::default();
+        while transcript.position() < position {
+            match transcript.read_on(log, session_id, position).await {
+                Ok(()) => {}
+                Err(StoreError::Corrupt(what)) => return Err(Stop::Broken(what)),
+                Err(StoreError::Unavailable(_)) => retry.pause(&self.shared).await?,
+            }
         }
         let at = self.state.agent.position;
+        if let Some(agent) = transcript.agent(at) {
+            return Ok(agent);
+        }
         if let Some((position, agent)) = &self.agent
             && *position == at
         {
             return Ok(Arc::clone(agent));
         }
-        let agent = persist(shared, || read_agent_snapshot(&shared.world, session_id, at)).await?;
+        let agent = persist(&self.shared, || read_agent_snapshot(&self.shared.world, session_id, at)).await?;
         self.agent = Some((at, Arc::clone(&agent)));
         Ok(agent)
     }

@@ -93,6 +93,7 @@ impl Replica {
             world: world.clone(),
             observer: Arc::clone(&observer),
             pulse,
+            transcripts: Arc::default(),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
         };

@@ -148,7 +148,7 @@ impl Sessions {
     }
 
     /// Stops a work item, as [`WorkQueue::stop`](crate::port::WorkQueue::stop) does, and closes what was exposed to
-    /// a holder that is stopped by force. Calls that were never begun get an item of their own.
+    /// a holder that is stopped by force. With calls left that were never begun, the item is queued again instead.
     pub async fn stop_item(
         &self,
         pool: &Pool,
@@ -169,15 +169,10 @@ impl Sessions {
                 return Ok(self.world.work.stop(pool, work_id, force).await?);
             };
             let decision = self.decide_or_keep(&loaded.state, Command::EndLease)?;
-            let work = WorkChange::EndLease { work_id: work_id.clone(), seen, requeue: false };
-            let Some(outcome) = self.commit(Some(&loaded), decision, fence.clone(), work).await? else {
+            let requeue = decision.state.runnable_calls().next().is_some();
+            let work = WorkChange::EndLease { work_id: work_id.clone(), seen, requeue };
+            if self.commit(Some(&loaded), decision, fence.clone(), work).await?.is_none() {
                 continue;
-            };
-            if outcome.state.runnable_calls().next().is_some() {
-                // Should this fail, the session's driver makes sure of an item a little later.
-                let nothing = Decision { records: Vec::new(), state: outcome.state, posted: Vec::new() };
-                let ensure = WorkChange::Ensure { work_id: self.world.ids().next() };
-                self.commit(Some(&loaded), nothing, Fence::Client, ensure).await?;
             }
             let stopped = self.world.work.item(pool, work_id).await?;
             return Ok(stopped.map_or(Stopped::NotFound, Stopped::Yes));

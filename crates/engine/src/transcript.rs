@@ -5,20 +5,25 @@
 //! one role are merged, tool results stand first in their message, and ids of tool uses are our event ids.
 //! That every call is answered before the next request is a rule of `session`, not checked here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use session::agent::{AgentSnapshot, Tool};
-use session::content::ContentBlock;
+use session::content::{ContentBlock, DocumentSource, ImageSource};
 use session::event::{Event, RequestPurpose};
 use session::id::{EventId, SessionId};
 use session::toolset;
 
 use crate::port::model::{AssistantBlock, Message, OfferedTool, UserBlock};
-use crate::port::{ModelRequest, StoreError, StoredRecord};
-use crate::world::World;
+use crate::port::{EventLog, ModelRequest, StoreError, StoredRecord};
 
 /// Records read at once.
 const PAGE: usize = 1_000;
+
+/// Transcripts kept of sessions that were let go: how many, and how many bytes of one and of all.
+const KEPT_MAX: usize = 256;
+const KEPT_WEIGHT_MAX: usize = 256 << 10;
+const KEPT_WEIGHT_TOTAL_MAX: usize = 16 << 20;
 
 /// What the model is asked when the context has grown too large.
 const SUMMARISE: &str = "The conversation has grown too long to be continued as it is. \
@@ -39,33 +44,43 @@ pub struct Transcript {
     waiting: BTreeMap<u64, Event>,
     /// Names of the tools that were called, by the call.
     calls: BTreeMap<EventId, String>,
+    /// The last agent snapshot that was seen, with the position of its record.
+    agent: Option<(u64, Arc<AgentSnapshot>)>,
+    /// Bytes taken in since the start or the last compaction, roughly.
+    weight: usize,
 }
 
 impl Transcript {
     /// The transcript of a session from the records behind `position` on: 0, or the one before a compaction.
     pub fn starting_behind(position: u64) -> Self {
-        Self { position, messages: Vec::new(), waiting: BTreeMap::new(), calls: BTreeMap::new() }
+        Self {
+            position,
+            messages: Vec::new(),
+            waiting: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            agent: None,
+            weight: 0,
+        }
     }
 
-    /// Reads the transcript of `session_id` up to `position`, from the compaction at `from` (0 for none) on.
-    pub(crate) async fn read(
-        world: &World,
+    /// Takes in whatever the log holds up to `position`.
+    pub(crate) async fn read_on(
+        &mut self,
+        log: &dyn EventLog,
         session_id: &SessionId,
-        from: u64,
         position: u64,
-    ) -> Result<Self, StoreError> {
-        let mut transcript = Self::starting_behind(from.saturating_sub(1));
-        while transcript.position < position {
-            let page = world.log.read(session_id, transcript.position, PAGE).await?;
-            let before = transcript.position;
+    ) -> Result<(), StoreError> {
+        while self.position < position {
+            let before = self.position;
+            let page = log.read(session_id, before, PAGE).await?;
             for stored in page.iter().take_while(|stored| stored.record.position <= position) {
-                transcript.push(stored);
+                self.push(stored);
             }
-            if transcript.position == before {
+            if self.position == before {
                 return Err(StoreError::Corrupt(format!("session {session_id} has no record behind {before}")));
             }
         }
-        Ok(transcript)
+        Ok(())
     }
 
     /// Position of the last record taken in.
@@ -83,6 +98,11 @@ impl Transcript {
         self.calls.get(call).map(String::as_str)
     }
 
+    /// The agent whose snapshot the record at `position` holds, if that record was taken in.
+    pub fn agent(&self, position: u64) -> Option<Arc<AgentSnapshot>> {
+        self.agent.as_ref().filter(|(at, _)| *at == position).map(|(_, agent)| Arc::clone(agent))
+    }
+
     /// Takes in the next record.
     pub fn push(&mut self, stored: &StoredRecord) {
         let position = stored.record.position;
@@ -90,7 +110,10 @@ impl Transcript {
             return;
         }
         self.position = position;
+        self.weight += weight(&stored.record.event);
         match &stored.record.event {
+            Event::Created(created) => self.agent = Some((position, Arc::new(created.agent.clone()))),
+            Event::Updated { agent: Some(agent), .. } => self.agent = Some((position, Arc::new((**agent).clone()))),
             event @ (Event::UserMessage { queued: true, .. } | Event::UserInterrupt { queued: true, .. }) => {
                 self.waiting.insert(position, event.clone());
             }
@@ -122,6 +145,7 @@ impl Transcript {
             }
             Event::ContextCompacted { internal, .. } => {
                 self.calls.clear();
+                self.weight = internal.summary.len();
                 let summary = format!("{SUMMARISED}\n\n{}", internal.summary);
                 self.messages = vec![Message::User(vec![UserBlock::Content(ContentBlock::text(summary))])];
             }
@@ -166,6 +190,77 @@ impl Transcript {
             Some(Message::Assistant(blocks)) => blocks.push(block),
             _ => self.messages.push(Message::Assistant(vec![block])),
         }
+    }
+}
+
+/// Transcripts of sessions that were let go, so that the next turn reads only what is new.
+///
+/// A log only grows, so a kept transcript is never wrong, only short. The oldest go first.
+#[derive(Default)]
+pub(crate) struct Kept {
+    transcripts: Mutex<VecDeque<(SessionId, Transcript)>>,
+}
+
+impl Kept {
+    /// Keeps a transcript, unless it is large.
+    pub(crate) fn keep(&self, session_id: &SessionId, transcript: Transcript) {
+        if transcript.weight > KEPT_WEIGHT_MAX {
+            return;
+        }
+        let mut kept = self.lock();
+        kept.retain(|(id, _)| id != session_id);
+        kept.push_back((session_id.clone(), transcript));
+        let mut weight: usize = kept.iter().map(|(_, transcript)| transcript.weight).sum();
+        while weight > KEPT_WEIGHT_TOTAL_MAX || kept.len() > KEPT_MAX {
+            weight -= kept.pop_front().map_or(0, |(_, transcript)| transcript.weight);
+        }
+    }
+
+    /// The transcript that was kept of a session.
+    pub(crate) fn take(&self, session_id: &SessionId) -> Option<Transcript> {
+        let mut kept = self.lock();
+        let index = kept.iter().position(|(id, _)| id == session_id)?;
+        kept.remove(index).map(|(_, transcript)| transcript)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(SessionId, Transcript)>> {
+        self.transcripts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Roughly how many bytes an event adds to a transcript.
+fn weight(event: &Event) -> usize {
+    let blocks = |content: &[ContentBlock]| content.iter().map(block_weight).sum::<usize>();
+    match event {
+        Event::UserMessage { content, .. }
+        | Event::AgentMessage { content, .. }
+        | Event::AgentToolResult { content, .. }
+        | Event::UserToolResult { content, .. }
+        | Event::UserCustomToolResult { content, .. } => 200 + blocks(content),
+        Event::AgentToolUse { input, .. } | Event::AgentCustomToolUse { input, .. } => {
+            400 + input.values().map(string_weight).sum::<usize>()
+        }
+        Event::AgentThinking { internal, .. } => {
+            200 + internal.as_object().into_iter().flat_map(|fields| fields.values()).map(string_weight).sum::<usize>()
+        }
+        Event::Created(_) => 4_000,
+        _ => 0,
+    }
+}
+
+fn string_weight(value: &serde_json::Value) -> usize {
+    value.as_str().map_or(16, str::len)
+}
+
+fn block_weight(block: &ContentBlock) -> usize {
+    match block {
+        ContentBlock::Text { text } => text.len(),
+        ContentBlock::Image { source: ImageSource::Base64 { data, .. } } => data.len(),
+        ContentBlock::Document {
+            source: DocumentSource::Base64 { data, .. } | DocumentSource::Text { data, .. },
+            ..
+        } => data.len(),
+        _ => 200,
     }
 }
 

@@ -192,7 +192,11 @@ pub async fn a_lease_runs_out(subject: &impl Subject) {
     subject.advance(20_000).await;
     beat(&store, &first.id, ExpectedHeartbeat::None).await;
     subject.advance(15_000).await;
-    assert_eq!(expired().await, std::slice::from_ref(&second.id), "a lease counts from its acknowledgement or its last beat");
+    assert_eq!(
+        expired().await,
+        std::slice::from_ref(&second.id),
+        "a lease counts from its acknowledgement or its last beat"
+    );
     subject.advance(20_000).await;
     let mut both = expired().await;
     both.sort();
@@ -239,6 +243,25 @@ pub async fn a_revived_lease_is_not_ended(subject: &impl Subject) {
     end.state = story.state.clone();
     let refused = store.append(end).await;
     assert!(matches!(refused, Err(AppendError::Conflict)), "{refused:?}");
+}
+
+pub async fn a_result_and_the_end_of_its_lease_exclude_each_other(subject: &impl Subject) {
+    let store = subject.store();
+    for number in 0..10 {
+        let token = format!("token-{number}");
+        let (mut story, item) = held(&store, number, &token).await;
+        let end = ending(&story, &item, false);
+        let result = story.message("a result").under(&item.id, &token);
+        let (ended, posted) = tokio::join!(store.append(end), store.append(result));
+        match (&ended, &posted) {
+            (Ok(_), Err(AppendError::TokenEnded | AppendError::Conflict)) => {}
+            (Err(AppendError::Conflict), Ok(_)) => {}
+            both => panic!("one of them comes first and stops the other: {both:?}"),
+        }
+        let after = self::item(&store, &item.id).await;
+        assert_eq!(after.state == WorkState::Stopped, ended.is_ok());
+        store.stop(&CLOUD, &item.id, true).await.expect("the store answers");
+    }
 }
 
 pub async fn a_lease_can_be_ended_early(subject: &impl Subject) {

@@ -11,7 +11,7 @@ use engine::port::{Fence, Model, ModelError, ModelRequest, PreviewDelta, WorkIte
 use serde_json::{Map, json};
 use session::command::{AnswerBlock, ModelStop, Poster};
 use session::content::ContentBlock;
-use session::event::{ModelUsage, SessionErrorKind, StopDetails};
+use session::event::{EnvironmentKind, ModelUsage, SessionErrorKind, StopDetails};
 use session::id::EventId;
 use session::{ClientEvent, Command};
 use tokio::time::{Duration, Instant, sleep};
@@ -160,10 +160,11 @@ impl Worker<'_> {
             sleep(Duration::from_millis(100 + self.shared.dice.below(300))).await;
             let Some(node) = self.cluster.any(self.shared) else { continue };
             let token = format!("token-{}", self.shared.dice.next());
-            let polled = node.request(node.world.work.poll(&Pool::Cloud, &self.name, 5_000, &token)).await;
+            let pool = if self.shared.dice.chance(500) { Pool::Cloud } else { Pool::Environment("env_01".into()) };
+            let polled = node.request(node.world.work.poll(&pool, &self.name, 5_000, &token)).await;
             let Ok(Ok(Some(item))) = polled else { continue };
             self.process.step(20).await;
-            let acknowledged = node.request(node.world.work.acknowledge(&Pool::Cloud, &item.id)).await;
+            let acknowledged = node.request(node.world.work.acknowledge(&pool, &item.id)).await;
             if let Ok(Ok(Acknowledged::Yes(item))) = acknowledged {
                 self.hold(&item, &token).await;
             }
@@ -182,12 +183,11 @@ impl Worker<'_> {
     async fn beat(&self, item: &WorkItem, token: &str) {
         loop {
             if let Some(node) = self.cluster.any(self.shared) {
-                let held = node.request(node.world.work.item_by_token(token)).await;
-                if matches!(&held, Ok(Ok(found)) if found.as_ref().is_none_or(|found| found.id != item.id)) {
+                if self.holds(&node, item, token).await == Some(false) {
                     return;
                 }
-                let beat =
-                    node.world.work.heartbeat(&Pool::Cloud, &item.id, &ExpectedHeartbeat::Any, Some(LEASE_SECONDS));
+                let pool = pool_of(item);
+                let beat = node.world.work.heartbeat(&pool, &item.id, &ExpectedHeartbeat::Any, Some(LEASE_SECONDS));
                 match node.request(beat).await {
                     Ok(Ok(Heartbeat::Beat { lease_extended: true, .. }) | Err(_)) | Err(_) => {}
                     Ok(Ok(_)) => return,
@@ -195,6 +195,12 @@ impl Worker<'_> {
             }
             sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Whether the token is still the item's, if a server says so.
+    async fn holds(&self, node: &Node, item: &WorkItem, token: &str) -> Option<bool> {
+        let found = node.request(node.world.work.item_by_token(token)).await.ok()?.ok()?;
+        Some(found.is_some_and(|found| found.id == item.id))
     }
 
     /// Runs the calls of the session until there were none for a while.
@@ -205,6 +211,12 @@ impl Worker<'_> {
             sleep(Duration::from_millis(20 + self.shared.dice.below(200))).await;
             let Some(node) = self.cluster.any(self.shared) else { continue };
             let Ok(Ok(Some(state))) = node.request(node.sessions.state(&item.session_id)).await else { continue };
+            // What was read before the token ended is closed by the end of the lease; what comes later is not ours.
+            match self.holds(&node, item, token).await {
+                Some(true) => {}
+                Some(false) => return,
+                None => continue,
+            }
             let next = state.runnable_calls().find(|call| !done.contains(&call.id)).cloned();
             match next {
                 Some(call) => {
@@ -216,7 +228,7 @@ impl Worker<'_> {
                 }
                 None if idle_since.elapsed() > Duration::from_secs(3) => {
                     let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
-                    let _ = node.request(node.sessions.stop_item(&Pool::Cloud, &item.id, true, fence)).await;
+                    let _ = node.request(node.sessions.stop_item(&pool_of(item), &item.id, true, fence)).await;
                     return;
                 }
                 None => {}
@@ -227,11 +239,17 @@ impl Worker<'_> {
     /// Start, run, report; whether the item is still held.
     async fn run_call(&self, item: &WorkItem, token: &str, call: &EventId) -> bool {
         let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
-        let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
-        match self.insist(item, start, fence.clone()).await {
-            Ok(()) => {}
-            Err(CommandError::Refused(_)) => return true,
-            Err(_) => return false,
+        let poster = match item.environment_kind {
+            EnvironmentKind::Cloud => Poster::CloudWorker,
+            EnvironmentKind::SelfHosted => Poster::SelfHostedWorker,
+        };
+        if poster == Poster::CloudWorker {
+            let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
+            match self.insist(item, start, fence.clone()).await {
+                Ok(()) => {}
+                Err(CommandError::Refused(_)) => return true,
+                Err(_) => return false,
+            }
         }
         self.process.step(20).await;
         let mark = format!("{}-{}", self.name, self.shared.dice.next());
@@ -243,7 +261,7 @@ impl Worker<'_> {
             content: vec![ContentBlock::text(mark)],
             is_error: self.shared.dice.chance(100),
         };
-        let results = Command::Post { events: vec![result], poster: Poster::CloudWorker };
+        let results = Command::Post { events: vec![result], poster };
         !matches!(self.insist(item, results, fence).await, Err(CommandError::TokenEnded))
     }
 
@@ -266,6 +284,13 @@ impl Worker<'_> {
             }
             sleep(Duration::from_millis(50 + self.shared.dice.below(300))).await;
         }
+    }
+}
+
+fn pool_of(item: &WorkItem) -> Pool {
+    match item.environment_kind {
+        EnvironmentKind::Cloud => Pool::Cloud,
+        EnvironmentKind::SelfHosted => Pool::Environment(item.environment_id.clone()),
     }
 }
 

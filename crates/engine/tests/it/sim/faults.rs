@@ -146,7 +146,6 @@ impl EventLog for FaultyStore {
         self.process.call(1, self.store.load(id)).await
     }
     async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
-        // Small pages, so that several are needed.
         self.process.call(1, self.store.read(id, after, limit)).await
     }
     async fn list(&self, list: &ListEvents) -> Result<Vec<StoredRecord>, StoreError> {

@@ -9,7 +9,7 @@ use session::command::Poster;
 use session::content::ContentBlock;
 use session::event::{Confirmation, Created, EnvironmentKind, Event};
 use session::id::{Identifier, SessionId};
-use session::state::{Runner, Status};
+use session::state::{Call, Runner, Status};
 use session::{ClientEvent, Command, State};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
@@ -58,7 +58,11 @@ impl Client {
                 session_id: session_id.clone(),
                 thread_id: "sthr_01".into(),
                 environment_id: "env_01".into(),
-                environment_kind: EnvironmentKind::Cloud,
+                environment_kind: if self.shared.dice.chance(300) {
+                    EnvironmentKind::SelfHosted
+                } else {
+                    EnvironmentKind::Cloud
+                },
                 agent: agent(),
                 title: Some(format!("session {number}")),
                 metadata: BTreeMap::new(),
@@ -113,7 +117,8 @@ impl Client {
     /// Answers one call that waits for the application, the same way until some server has taken the answer.
     async fn answer(&self, id: &SessionId) {
         let Some(state) = self.state(id).await else { return };
-        let Some(call) = state.blocking_calls().next().cloned() else { return };
+        let ours = |call: &&Call| call.unconfirmed || call.runner == Runner::Application;
+        let Some(call) = state.blocking_calls().find(ours).cloned() else { return };
         let dice = &self.shared.dice;
         let event = if call.unconfirmed {
             let deny = dice.chance(300);
@@ -122,14 +127,12 @@ impl Client {
                 result: if deny { Confirmation::Deny } else { Confirmation::Allow },
                 deny_message: (deny && dice.chance(500)).then(|| "no".to_owned()),
             }
-        } else if call.runner == Runner::Application {
+        } else {
             ClientEvent::CustomToolResult {
                 custom_tool_use_id: call.id,
                 content: vec![ContentBlock::text("looked up")],
                 is_error: dice.chance(100),
             }
-        } else {
-            return;
         };
         self.insist(id, &Command::Post { events: vec![event], poster: Poster::Application }).await;
     }
