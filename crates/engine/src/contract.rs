@@ -49,7 +49,8 @@ macro_rules! contract_tests {
             appends: a_first_append_creates_the_session, an_append_elsewhere_is_a_conflict,
                 one_of_many_concurrent_appends_wins, a_lost_claim_is_fenced, a_wish_for_the_claim_is_granted_once,
                 side_rows_change_without_records, a_token_that_ended_is_told_so,
-                a_refused_append_leaves_nothing_behind, hostile_text_survives, large_content_survives;
+                a_refused_append_leaves_nothing_behind, a_refused_append_spares_its_neighbours,
+                hostile_text_survives, large_content_survives;
             reading: records_are_read_in_pages, a_processed_event_comes_with_its_content, events_are_filtered,
                 events_are_paged_both_ways, sessions_are_filtered, sessions_are_paged_both_ways,
                 positions_come_in_one_answer, an_unreadable_snapshot_is_folded_again,

@@ -189,6 +189,32 @@ pub async fn a_refused_append_leaves_nothing_behind(subject: &impl Subject) {
     assert_eq!(after, Some(held));
 }
 
+pub async fn a_refused_append_spares_its_neighbours(subject: &impl Subject) {
+    const SESSIONS: u32 = 24;
+    let store = subject.store();
+    let mut appends = JoinSet::new();
+    for number in 0..SESSIONS {
+        let (mut story, created) = Story::begin(number);
+        store.append(created).await.expect("the session is new");
+        let before = story.state.clone();
+        let mut append = story.message("a message");
+        let refused = number % 2 == 0;
+        if refused {
+            // Found out last, when everything else of the append has been written.
+            append.work = WorkChange::EndLease { work_id: work_id(number), seen: super::story::DAWN, requeue: true };
+        }
+        let store = store.clone();
+        appends.spawn(async move {
+            let appended = store.append(append).await;
+            assert_eq!(matches!(appended, Err(AppendError::Conflict)), refused, "{appended:?}");
+            let expected = if refused { before } else { story.state.clone() };
+            assert_eq!(load(&store, &story).await.state, expected);
+            assert_eq!(log(&store, &story).await.len() as u64, expected.position);
+        });
+    }
+    appends.join_all().await;
+}
+
 pub async fn hostile_text_survives(subject: &impl Subject) {
     let store = subject.store();
     let (mut story, created) = Story::begin(1);

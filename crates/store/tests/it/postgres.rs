@@ -102,6 +102,25 @@ async fn a_broken_connection_is_no_death() {
 }
 
 #[tokio::test]
+async fn a_database_that_comes_back_is_used_again() {
+    let Some(postgres) = subject().await else { return };
+    let story = engine::contract::story::due_session(&*postgres.store, 1).await;
+    postgres
+        .database
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+    let mut refused = 0;
+    while let Err(error) = postgres.store.load(story.id()).await {
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        refused += 1;
+        assert!(refused <= 8, "a broken connection is found out once and thrown away");
+    }
+}
+
+#[tokio::test]
 async fn acknowledged_appends_are_durable_whatever_the_default() {
     let Some(postgres) = subject().await else { return };
     let (_, name) = postgres.database.url.split_once("localhost/").expect("the address has a database");
