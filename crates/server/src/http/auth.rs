@@ -166,28 +166,32 @@ impl Caller {
                 state.environment_kind == EnvironmentKind::SelfHosted && state.environment_id == *environment_id
             }
             Self::ItemHolder { item, .. } => item.session_id == state.session_id,
-            Self::PoolWorker => {
-                return Err(ApiError::forbidden("use the token of the session's work item, not the worker key"));
-            }
+            Self::PoolWorker => return Err(worker_key_on_session()),
             Self::FormerHolder => return Err(former_holder()),
         };
         if visible { Ok(()) } else { Err(ApiError::not_found("session", state.session_id.as_str())) }
     }
 
     /// Under which role, and behind which fence, this caller's events are posted.
-    pub(super) fn poster(&self) -> (Poster, Fence) {
+    pub(super) fn poster(&self) -> Result<(Poster, Fence), ApiError> {
         match self {
-            Self::EnvironmentWorker { .. } => (Poster::SelfHostedWorker, Fence::Client),
+            Self::Application => Ok((Poster::Application, Fence::Client)),
+            Self::EnvironmentWorker { .. } => Ok((Poster::SelfHostedWorker, Fence::Client)),
             Self::ItemHolder { item, token_hash } => {
                 let poster = match item.environment_kind {
                     EnvironmentKind::Cloud => Poster::CloudWorker,
                     EnvironmentKind::SelfHosted => Poster::SelfHostedWorker,
                 };
-                (poster, Fence::ItemToken { work_id: item.id.clone(), token_hash: token_hash.clone() })
+                Ok((poster, Fence::ItemToken { work_id: item.id.clone(), token_hash: token_hash.clone() }))
             }
-            Self::Application | Self::PoolWorker | Self::FormerHolder => (Poster::Application, Fence::Client),
+            Self::PoolWorker => Err(worker_key_on_session()),
+            Self::FormerHolder => Err(ApiError::token_ended()),
         }
     }
+}
+
+fn worker_key_on_session() -> ApiError {
+    ApiError::forbidden("use the token of the session's work item, not the worker key")
 }
 
 /// 401 for a token that ended, where nothing more telling applies.

@@ -100,7 +100,12 @@ fn read_message(event: &mut Fields) -> Result<ClientEvent, ApiError> {
     if items.is_empty() {
         return Err(ApiError::invalid(format!("{path}: expected at least one content block")));
     }
-    Ok(ClientEvent::Message { content: content_params::read(items, &path, Place::Message)? })
+    let content = content_params::read(items, &path, Place::Message)?;
+    // No provider takes a message that says nothing, and in the log it would stand in every later request.
+    if content.iter().all(|block| block.as_text().is_some_and(|text| text.trim().is_empty())) {
+        return Err(ApiError::invalid(format!("{path}: expected some text, an image or a document")));
+    }
+    Ok(ClientEvent::Message { content })
 }
 
 fn read_confirmation(event: &mut Fields) -> Result<ClientEvent, ApiError> {

@@ -27,7 +27,7 @@ pub(super) async fn send(
     let id: SessionId = ids.get("session_id", "session")?;
     authorize(&service, &caller, &ids, &id).await?;
     let events = event_params::read(body)?;
-    let (poster, fence) = caller.poster();
+    let (poster, fence) = caller.poster()?;
     if poster == Poster::CloudWorker && !events.iter().all(|event| matches!(event, ClientEvent::ToolResult { .. })) {
         // What runs beside a sandbox must not be able to confirm its own calls or speak for the user.
         return Err(ApiError::forbidden("events: the holder of a work item may send user.tool_result only"));

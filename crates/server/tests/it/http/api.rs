@@ -17,8 +17,8 @@ use engine::{Replica, ReplicaConfig, Sessions, World};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use server::http::{
-    Credentials, ENVIRONMENT_KEY_PREFIX, HttpLimits, ModelCatalog, ModelInfo, NoObserver, Readiness, ReadinessReport,
-    Service, Strictness, router, secret_hash,
+    Credentials, ENVIRONMENT_KEY_PREFIX, HttpLimits, HttpObserver, ModelCatalog, ModelInfo, NoObserver, Readiness,
+    ReadinessReport, Service, Strictness, router, secret_hash,
 };
 use session::Timestamp;
 use session::command::{AnswerBlock, ModelStop};
@@ -98,6 +98,11 @@ impl Api {
     /// The same server with other strictness.
     pub(super) fn with_strictness(self, strictness: Strictness) -> Self {
         Self { router: router(Service { strictness, ..self.service.clone() }), ..self }
+    }
+
+    /// The same server with somebody listening.
+    pub(super) fn with_observer(self, observer: Arc<dyn HttpObserver>) -> Self {
+        Self { router: router(Service { observer, ..self.service.clone() }), ..self }
     }
 
     /// Takes the store away, as a database that dies would go.

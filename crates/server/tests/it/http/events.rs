@@ -139,6 +139,7 @@ async fn what_is_no_event_is_refused_by_name() {
         (json!({"type": "user.message"}), "events[0].content"),
         (json!({"type": "user.message", "content": "hi"}), "events[0].content"),
         (json!({"type": "user.message", "content": [], "role": "user"}), "events[0].content"),
+        (json!({"type": "user.message", "content": [{"type": "text", "text": " "}]}), "expected some text"),
         (json!({"type": "assistant.message"}), "events[0].type"),
         (json!({"content": []}), "events[0].type"),
         (json!("hi"), "events[0]"),

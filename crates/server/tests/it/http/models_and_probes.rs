@@ -1,9 +1,11 @@
 //! `/v1/models`, `/health`, `/ready`, and everything that is not there.
 
+use std::sync::{Arc, Mutex};
+
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
-use server::http::Strictness;
+use server::http::{ErrorClass, FinishedRequest, HttpObserver, Strictness};
 
 use super::api::{API_KEY, Answer, Api};
 
@@ -109,4 +111,56 @@ async fn strict_mode_asks_for_the_headers_of_the_hosted_service() {
     ask("/v1/agents", &[version, ("anthropic-beta", "managed-agents-2026-04-01, files-api-2025-04-14")]).await.ok();
     ask("/v1/agents", &[version]).await.error(404, "not_found_error");
     assert!(ask("/v1/agents", &[version, ("anthropic-beta", "time-travel")]).await.invalid().contains("time-travel"));
+}
+
+/// Writes down what it hears.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl HttpObserver for Heard {
+    fn request_finished(&self, request: &FinishedRequest<'_>) {
+        let route = request.route.unwrap_or("-");
+        self.0.lock().unwrap().push(format!("{} {route} {}", request.method, request.status));
+    }
+
+    fn error(&self, class: ErrorClass) {
+        self.0.lock().unwrap().push(format!("{class:?}"));
+    }
+
+    fn stream_opened(&self) {
+        self.0.lock().unwrap().push("opened".to_owned());
+    }
+
+    fn stream_closed(&self) {
+        self.0.lock().unwrap().push("closed".to_owned());
+    }
+}
+
+#[tokio::test]
+async fn measurements_see_routes_and_no_ids() {
+    let heard = Arc::new(Heard::default());
+    let api = Api::start_without_replica().await;
+    let session = api.session("cloud").await;
+    let api = api.with_observer(heard.clone());
+    api.get("/v1/agents/agent_01unknown").await.error(404, "not_found_error");
+    api.get("/no/such/path").await.error(404, "not_found_error");
+    api.call_as(API_KEY, Method::PUT, "/v1/agents", None).await.error(405, "invalid_request_error");
+    api.post("/v1/agents", json!({"name": "a", "model": "demo-panic"})).await.error(500, "api_error");
+    drop(api.follow(&session).await);
+    assert_eq!(
+        *heard.0.lock().unwrap(),
+        [
+            "Client",
+            "GET /v1/agents/{agent_id} 404",
+            "Client",
+            "GET - 404",
+            "Client",
+            "PUT /v1/agents 405",
+            "Internal",
+            "POST /v1/agents 500",
+            "opened",
+            "GET /v1/sessions/{session_id}/events/stream 200",
+            "closed",
+        ]
+    );
 }
