@@ -82,14 +82,15 @@ impl Census {
     }
 
     /// Counts if it is time to, reaps orphans, and says which limit is exceeded. `kept` are the shell and the helper.
-    pub(crate) fn look(&mut self, kept: &[i32]) -> Option<String> {
-        if !self.has_company {
+    /// While a command runs it may have started others since the last count.
+    pub(crate) fn look(&mut self, kept: &[i32], is_running: bool) -> Option<String> {
+        if !self.has_company && !is_running {
             return None;
         }
         let host_processes = rustix::system::sysinfo().procs;
         let growth = host_processes.wrapping_sub(self.host_processes);
         let is_due = self.last_count.is_none_or(|last| last.elapsed() >= COUNT_EVERY);
-        let is_suspicious = growth >= GROWTH_SUSPICIOUS && growth < u16::MAX / 2;
+        let is_suspicious = (GROWTH_SUSPICIOUS..u16::MAX / 2).contains(&growth);
         if !is_due && !is_suspicious {
             return None;
         }

@@ -100,15 +100,19 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_semctl,
     libc::SYS_mq_open,
     libc::SYS_mq_unlink,
-    // Extended attributes by path are not confined by Landlock.
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+];
+
+/// Refused as unsupported, which programs that copy files take for a file system without them: extended attributes
+/// by path are not confined by Landlock.
+const UNSUPPORTED: &[libc::c_long] = &[
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
     libc::SYS_fsetxattr,
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
-    libc::SYS_setpriority,
-    libc::SYS_ioprio_set,
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -157,9 +161,11 @@ const NAMESPACE_FLAGS: &[libc::c_int] = &[
 /// Installs the refusals on this thread and everything it starts. Needs `no_new_privs`.
 pub(crate) fn install() -> Result<(), SeccompError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(failed)?;
+    let always = |calls: &[libc::c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
     let programs = [
         program(refusals()?, libc::EPERM, arch)?,
-        program(unknown().into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS, arch)?,
+        program(always(UNSUPPORTED), libc::EOPNOTSUPP, arch)?,
+        program(always(&unknown()), libc::ENOSYS, arch)?,
         foreign_numbers(),
     ];
     for program in &programs {

@@ -76,15 +76,7 @@ impl Supervisor {
         let shell = Shell::start(&settings).map_err(|error| format!("shell: {error}"))?;
         let files = FilesLink::start(&settings).map_err(|error| format!("file helper: {error}"))?;
         let census = Census::new(&settings.limits);
-        Ok(Self {
-            settings,
-            workspace,
-            shell: Some(shell),
-            files: Some(files),
-            running: None,
-            census,
-            notice: None,
-        })
+        Ok(Self { settings, workspace, shell: Some(shell), files: Some(files), running: None, census, notice: None })
     }
 
     fn serve(&mut self) {
@@ -289,7 +281,7 @@ impl Supervisor {
             return self.end_bash(call, &format!("command timed out after {seconds}s"));
         }
         let kept: Vec<i32> = self.shell.iter().map(Shell::pid).chain(self.files.iter().map(FilesLink::pid)).collect();
-        let Some(excess) = self.census.look(&kept) else {
+        let Some(excess) = self.census.look(&kept, matches!(self.running, Some(Running::Bash { .. }))) else {
             return;
         };
         match self.running {

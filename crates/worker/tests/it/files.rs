@@ -31,7 +31,9 @@ async fn write_and_read_give_back_the_same_text() {
 async fn read_selects_lines() {
     let place = Place::new();
     let mut tools = place.sandbox().await;
-    tools.bash("printf 'one\\ntwo\\nthree\\n' >f; seq 1 400000 >big; head -c 300000 /dev/zero | tr '\\0' x >line").await;
+    tools
+        .bash("printf 'one\\ntwo\\nthree\\n' >f; seq 1 400000 >big; head -c 300000 /dev/zero | tr '\\0' x >line")
+        .await;
     for (range, expected) in [
         ([1, 1], "one"),
         ([2, 3], "two\nthree"),
@@ -57,7 +59,9 @@ async fn read_selects_lines() {
 async fn read_shows_images_and_refuses_other_binaries() {
     let place = Place::new();
     let mut tools = place.sandbox().await;
-    tools.bash("printf 'abc' >i.PNG; printf 'abc' >d.pdf; printf '\\xff\\xfe' >b; head -c 5000000 /dev/zero >big.jpg").await;
+    tools
+        .bash("printf 'abc' >i.PNG; printf 'abc' >d.pdf; printf '\\xff\\xfe' >b; head -c 5000000 /dev/zero >big.jpg")
+        .await;
     let image = tools.outcome("read", path("i.PNG")).await;
     let source = json!({"type": "base64", "media_type": "image/png", "data": "YWJj"});
     assert_eq!(image.content, [json!({"type": "image", "source": source})]);

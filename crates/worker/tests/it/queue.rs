@@ -218,10 +218,13 @@ async fn a_result_refused_for_a_lost_lease_abandons_the_item() {
         running.server.fail("result", status, 1);
         running.server.call("a", "echo ran >>ran");
         running.server.queue("work_1");
-        running.server.until("a refused result", |seen| seen.count("result") == 1).await;
-        running.server.emit(json!({"type": "agent.tool_result", "id": "lost", "tool_use_id": "a"}));
-        running.server.call("b", "cat ran");
+        // After a 409 the worker asks whether the call was only closed meanwhile; here it was not.
+        let asks = if status == 409 { 2 } else { 1 };
+        running.server.until("a refused result", |seen| seen.count("result") == 1 && seen.count("list") >= asks).await;
+        running.server.emit_unseen(json!({"type": "agent.tool_result", "id": "lost", "tool_use_id": "a"}));
         running.server.queue("work_2");
+        running.server.until("the next claim's list", |seen| seen.count("list") > asks).await;
+        running.server.call("b", "cat ran");
         assert_eq!(text(&running.results(1).await[0]), ("b", "ran", false));
         running.server.with(|seen| {
             assert!(seen.stops.is_empty());
