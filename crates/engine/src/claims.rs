@@ -42,14 +42,19 @@ pub struct LocalClaims {
 }
 
 impl LocalClaims {
-    pub(crate) fn new(replica_id: ReplicaId, sessions_max: usize) -> (Self, mpsc::UnboundedReceiver<Won>) {
+    /// Claims for a replica that nobody knows yet: no slot is given before [`LocalClaims::open`].
+    pub(crate) fn new(replica_id: ReplicaId) -> (Self, mpsc::UnboundedReceiver<Won>) {
         let (won, receiver) = mpsc::unbounded_channel();
-        let slots = Arc::new(Semaphore::new(sessions_max.min(Semaphore::MAX_PERMITS)));
-        (Self { replica_id, slots, won, doubt: Arc::default() }, receiver)
+        (Self { replica_id, slots: Arc::new(Semaphore::new(0)), won, doubt: Arc::default() }, receiver)
     }
 
     pub(crate) fn replica_id(&self) -> &ReplicaId {
         &self.replica_id
+    }
+
+    /// The replica is registered and may hold this many sessions.
+    pub(crate) fn open(&self, sessions_max: usize) {
+        self.slots.add_permits(sessions_max.min(Semaphore::MAX_PERMITS));
     }
 
     /// A slot, while there is room and the replica is not draining.

@@ -16,7 +16,7 @@ use session::agent::AgentSnapshot;
 use session::command::ModelOutcome;
 use session::event::{Event, ModelUsage, RequestPurpose};
 use session::state::OpenRequest;
-use session::{Command, State, Work, apply, due};
+use session::{Command, State, Timestamp, Work, apply, due};
 use tokio::time::{Duration, Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +72,22 @@ pub(crate) async fn drive(shared: Shared, claim: Claim, taken_over: bool, start:
     let world = &shared.world;
     let listener = world.bell.listen(Topic::Session(claim.session_id.clone()));
     let watched = world.watch.follow(&claim.session_id);
-    let (state, transcript) = match begin(&shared, &claim, start).await {
+    let Begun { state, transcript, tail } = match begin(&shared, &claim, start).await {
         Ok(begun) => begun,
         Err(stop) => return stop,
     };
-    let mut driver = Driver { shared, claim, state, transcript, agent: None, listener, watched, item_ensured: false };
+    let mut driver = Driver {
+        shared,
+        claim,
+        state,
+        transcript,
+        agent: None,
+        listener,
+        watched,
+        item_ensured: false,
+        text_awaited_since: None,
+    };
+    tail.iter().for_each(|stored| driver.take_in(stored));
     let stop = match driver.run(taken_over).await {
         Ok(never) => match never {},
         Err(stop) => stop,
@@ -102,24 +113,32 @@ struct Driver {
     watched: Watched,
     /// The present calls are known to have a work item.
     item_ensured: bool,
+    /// When the turn began whose first text nobody has seen yet.
+    text_awaited_since: Option<Timestamp>,
 }
 
-/// The state to start from, and as much of the transcript as is known here.
-async fn begin(shared: &Shared, claim: &Claim, start: Option<Start>) -> Result<(State, Option<Transcript>), Stop> {
+/// What a driver starts from.
+struct Begun {
+    state: State,
+    /// As much of the transcript as is known here.
+    transcript: Option<Transcript>,
+    /// The last records, where the claim came with them; perhaps not yet in the transcript.
+    tail: Arc<[StoredRecord]>,
+}
+
+/// Finds out what to start from.
+async fn begin(shared: &Shared, claim: &Claim, start: Option<Start>) -> Result<Begun, Stop> {
     let kept = shared.transcripts.take(&claim.session_id);
-    if let Some(start) = start {
-        let whole = start.tail.first().is_some_and(|first| first.record.position == 1);
-        let mut transcript = if whole { Some(Transcript::starting_behind(0)) } else { kept };
-        if let (Some(transcript), Some(first)) = (&mut transcript, start.tail.first())
-            && transcript.position() + 1 == first.record.position
-        {
-            start.tail.iter().for_each(|stored| transcript.push(stored));
-        }
-        return Ok((start.state, transcript));
+    if let Some(Start { state, tail }) = start {
+        let whole = tail.first().is_some_and(|first| first.record.position == 1);
+        let transcript = if whole { Some(Transcript::starting_behind(0)) } else { kept };
+        return Ok(Begun { state, transcript, tail });
     }
     let loaded = persist(shared, || shared.world.log.load(&claim.session_id)).await?;
     match loaded {
-        Some(loaded) if loaded.claim.as_ref() == Some(claim) => Ok((loaded.state, kept)),
+        Some(loaded) if loaded.claim.as_ref() == Some(claim) => {
+            Ok(Begun { state: loaded.state, transcript: kept, tail: Arc::new([]) })
+        }
         _ => Err(Stop::Fenced),
     }
 }
@@ -218,6 +237,8 @@ impl Driver {
                 answered = &mut answering => break answered,
             }
         };
+        drop(answering);
+        self.text_awaited_since = previews.text_awaited_since;
         let error = answered.as_ref().err().map(|error| error.kind);
         let ended = Ended::from(answered);
         self.shared.observer.model_request_ended(&RequestEnd {
@@ -229,9 +250,11 @@ impl Driver {
         Ok(Asked::Ended(ended))
     }
 
-    fn previews(&self, request: &OpenRequest) -> Previews {
+    fn previews(&mut self, request: &OpenRequest) -> Previews {
         let (message, thinking) = Previews::lines(request);
-        let first = self.state.turn.as_ref().filter(|turn| turn.requests == 0 && turn.attempts == 0);
+        if let Some(turn) = self.state.turn.as_ref().filter(|turn| turn.requests == 0 && turn.attempts == 0) {
+            self.text_awaited_since = Some(turn.started_at);
+        }
         Previews {
             bell: Arc::clone(&self.shared.world.bell),
             clock: Arc::clone(&self.shared.world.clock),
@@ -241,7 +264,7 @@ impl Driver {
             span_position: request.position,
             message,
             thinking,
-            awaiting_text_since: first.map(|turn| turn.started_at),
+            text_awaited_since: self.text_awaited_since,
         }
     }
 

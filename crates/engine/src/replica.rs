@@ -63,7 +63,7 @@ pub struct Replica {
 impl Replica {
     /// A replica that does nothing yet.
     pub fn new(world: World, config: ReplicaConfig, observer: Arc<dyn Observer>) -> Self {
-        let (claims, won) = LocalClaims::new(config.replica_id.clone(), config.max_agents);
+        let (claims, won) = LocalClaims::new(config.replica_id.clone());
         Self { world, config, observer, claims, won }
     }
 
@@ -82,6 +82,7 @@ impl Replica {
             () = shutdown.cancelled() => return,
             () = beat::register(&world, &config.replica_id, &pulse) => {}
         }
+        claims.open(config.max_agents);
         alive.spawn(beat::beat(world.clone(), config.replica_id.clone(), pulse.clone()));
         alive.spawn(poll(world.clone()));
         let mut working = JoinSet::new();

@@ -21,7 +21,7 @@ pub(super) struct Previews {
     pub(super) message: Line,
     pub(super) thinking: Line,
     /// When the turn began, until its first text was seen.
-    pub(super) awaiting_text_since: Option<Timestamp>,
+    pub(super) text_awaited_since: Option<Timestamp>,
 }
 
 /// The frames of one event.
@@ -46,7 +46,7 @@ impl Previews {
 impl PreviewSink for Previews {
     fn preview(&mut self, delta: PreviewDelta) {
         if matches!(delta, PreviewDelta::Text { .. })
-            && let Some(since) = self.awaiting_text_since.take()
+            && let Some(since) = self.text_awaited_since.take()
         {
             self.observer.time_to_first_token(self.clock.now().seconds_since(since));
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use engine::memory::{LocalBell, MemoryStore};
+use engine::observer::{Observer, Silent};
 use engine::port::model::{ModelAnswer, PreviewSink};
 use engine::port::{Clock, Entropy, Fence, Model, ModelError, ModelRequest, PreviewDelta};
 use engine::{Feed, FeedItem, From, Outcome, Replica, ReplicaConfig, Sessions, World};
@@ -82,11 +83,17 @@ pub(crate) struct Step {
 pub(crate) struct ScriptedModel {
     steps: Mutex<VecDeque<Step>>,
     asked: Mutex<Vec<ModelRequest>>,
+    panics_for: Mutex<Option<SessionId>>,
 }
 
 impl ScriptedModel {
     pub(crate) fn then(&self, step: Step) {
         self.steps.lock().unwrap().push_back(step);
+    }
+
+    /// Panics at every request of this session.
+    pub(crate) fn panic_for(&self, id: &SessionId) {
+        *self.panics_for.lock().unwrap() = Some(id.clone());
     }
 
     pub(crate) fn asked(&self) -> Vec<ModelRequest> {
@@ -97,6 +104,10 @@ impl ScriptedModel {
 #[async_trait]
 impl Model for ScriptedModel {
     async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError> {
+        let panics = self.panics_for.lock().unwrap().as_ref() == Some(&request.session_id);
+        if panics {
+            panic!("{PANIC}");
+        }
         self.asked.lock().unwrap().push(request);
         let step = self.steps.lock().unwrap().pop_front().expect("the script has an answer for every request");
         sleep(step.pause).await;
@@ -206,14 +217,19 @@ impl Rig {
 
     /// Starts a replica on the rig's world.
     pub(crate) fn replica(&self, max_agents: usize) -> Running {
+        self.observed_replica(max_agents, Arc::new(Silent))
+    }
+
+    /// The same, telling an observer.
+    pub(crate) fn observed_replica(&self, max_agents: usize, observer: Arc<dyn Observer>) -> Running {
         let config = ReplicaConfig {
             replica_id: ReplicaId::from_bits(self.dice.draw()),
             max_agents,
             drain_timeout: Duration::from_secs(5),
             embedded: false,
         };
-        let replica = Replica::new(self.world.clone(), config, Arc::new(engine::observer::Silent));
-        let sessions = Sessions::new(self.world.clone(), Some(replica.local_claims()));
+        let replica = Replica::new(self.world.clone(), config, Arc::clone(&observer));
+        let sessions = Sessions::new(self.world.clone(), Some(replica.local_claims())).with_observer(observer);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(replica.run(shutdown.clone()));
         Running { sessions, shutdown, task }
@@ -274,4 +290,20 @@ pub(crate) async fn until(feed: &mut Feed, wanted: impl Fn(&Event) -> bool) -> V
 
 pub(crate) fn is_idle(event: &Event) -> bool {
     matches!(event, Event::StatusIdle { .. })
+}
+
+/// What a panic of a simulated part says.
+pub(crate) const PANIC: &str = "a simulated part panics";
+
+/// Panics that a simulated part throws on purpose are not printed.
+pub(crate) fn quiet_simulated_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload_as_str() != Some(PANIC) {
+                usual(info);
+            }
+        }));
+    });
 }

@@ -1,12 +1,14 @@
 //! The simulator under fixed seeds, and under some that nobody has seen.
 //!
 //! `SIM_SEED=n cargo test -p engine --test it simulation` replays one seed; `SIM_RUNS=n` sets how many new seeds are
-//! tried. A seed that failed becomes a named test below.
+//! tried. What a seed found becomes a story in `turns`, since a seed means something else as soon as the simulator
+//! changes.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Instant;
 
+use crate::rig::quiet_simulated_panics;
 use crate::sim::{Report, simulate};
 
 /// New seeds tried when nobody says how many.
@@ -56,33 +58,7 @@ fn simulation() {
     assert!(total.crashes > 0 && total.drains > 0 && total.worker_deaths > 0, "the faults do happen");
 }
 
-/// A worker that had lost its item was told that a call begun by its successor might run.
-#[test]
-fn a_lost_token_is_told_even_where_nothing_is_written() {
-    check(184_074_550_109_804);
-}
-
-/// An item stopped by force left its calls exposed, and the next worker ran them again.
-#[test]
-fn a_stopped_item_leaves_no_call_exposed() {
-    check(200_991_225_889_835);
-}
-
 #[test]
 fn a_seed_repeats_itself() {
     assert_eq!(check(7), check(7));
-}
-
-/// Panics that a simulated part throws on purpose are not printed.
-fn quiet_simulated_panics() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let text = info.payload_as_str().unwrap_or_default();
-            if text != crate::sim::actors::PANIC {
-                usual(info);
-            }
-        }));
-    });
 }

@@ -1,16 +1,19 @@
 //! Turns from end to end, on one replica or several.
 
-use engine::FeedItem;
+use std::sync::{Arc, Mutex};
+
+use engine::observer::{RequestEnd, ToolOutcome, TurnEnd};
 use engine::port::model::{AssistantBlock, Message, UserBlock};
 use engine::port::work_queue::{ExpectedHeartbeat, Pool};
-use engine::port::{Fence, WorkQueue, WorkState};
+use engine::port::{Fence, WorkItem, WorkQueue, WorkState};
+use engine::{CommandError, FeedItem, Observer};
 use session::command::Poster;
 use session::content::ContentBlock;
 use session::event::{Confirmation, EnvironmentKind, StopReason};
 use session::{ClientEvent, Command, Event};
 use tokio::time::{Duration, sleep};
 
-use crate::rig::{Rig, calls, is_idle, message, overloaded, post, says, until};
+use crate::rig::{Rig, calls, is_idle, message, overloaded, post, quiet_simulated_panics, says, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_plain_turn_runs_and_lets_the_session_go() {
@@ -160,6 +163,156 @@ async fn a_worker_that_goes_silent_loses_its_lease_and_its_call() {
     assert_eq!(item.state, WorkState::Queued, "the read was never begun and goes to the next worker");
 }
 
+/// Found by the simulator: an item stopped by force left its call exposed, and the next worker ran it again.
+#[tokio::test(start_paused = true)]
+async fn an_item_stopped_by_force_leaves_no_call_exposed() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write"]));
+    rig.model.then(says(&["I see."]));
+    post(&replica.sessions, &id, vec![message("Write")]).await;
+    let seen = until(&mut feed, |event| matches!(event, Event::ModelRequestEnd { .. })).await;
+    let call = tool_use(&seen);
+    let (item, fence) = hold(&rig, "token").await;
+    let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
+    replica.sessions.command(&id, start, fence.clone()).await.unwrap();
+    replica.sessions.stop_item(&Pool::Cloud, &item.id, true, fence).await.unwrap();
+    let seen = until(&mut feed, is_idle).await;
+    let interrupted = seen.iter().any(|item| match item {
+        FeedItem::Record(stored) => matches!(
+            &stored.record.event,
+            Event::AgentToolResult { tool_use_id, is_error: true, .. } if *tool_use_id == call
+        ),
+        _ => false,
+    });
+    assert!(interrupted, "the call is closed with an unknown outcome");
+    assert_eq!(rig.store.item(&Pool::Cloud, &item.id).await.unwrap().unwrap().state, WorkState::Stopped);
+}
+
+/// Found by the simulator: a worker that had lost its item was told that a call begun by its successor might run.
+#[tokio::test(start_paused = true)]
+async fn a_lost_token_is_told_even_where_nothing_is_written() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write"]));
+    post(&replica.sessions, &id, vec![message("Write")]).await;
+    let seen = until(&mut feed, |event| matches!(event, Event::ModelRequestEnd { .. })).await;
+    let call = tool_use(&seen);
+    let (item, stale) = hold(&rig, "old").await;
+    replica.sessions.stop_item(&Pool::Cloud, &item.id, true, Fence::Client).await.unwrap();
+    let (item, current) = hold(&rig, "new").await;
+    let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
+    replica.sessions.command(&id, start.clone(), current).await.unwrap();
+    let refused = replica.sessions.command(&id, start, stale).await;
+    assert!(matches!(refused, Err(CommandError::TokenEnded)), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_outlasts_the_drain_is_cut_and_made_again_elsewhere() {
+    let rig = Rig::new();
+    let first = rig.replica(4);
+    let id = rig.session(&first.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    let mut slow = says(&["never"]);
+    slow.pause = Duration::from_secs(600);
+    rig.model.then(slow);
+    rig.model.then(says(&["Done."]));
+    post(&first.sessions, &id, vec![message("Go")]).await;
+    until(&mut feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
+    let _second = rig.replica(4);
+    first.shutdown.cancel();
+    first.task.await.unwrap();
+    until(&mut feed, is_idle).await;
+    let kinds = rig.kinds(&id).await;
+    assert!(!kinds.contains(&"log.taken_over"), "a hand-over is no death");
+    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_end").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_sessions_are_held_than_allowed() {
+    let rig = Rig::new();
+    let replica = rig.replica(1);
+    let mut slow = says(&["slowly"]);
+    slow.pause = Duration::from_secs(5);
+    rig.model.then(slow);
+    rig.model.then(says(&["At once."]));
+    let first = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let second = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feeds = [rig.follow(&first).await, rig.follow(&second).await];
+    for id in [&first, &second] {
+        post(&replica.sessions, id, vec![message("Go")]).await;
+    }
+    while rig.model.asked().is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.model.asked().len(), 1, "the second session waits for room");
+    for feed in &mut feeds {
+        until(feed, is_idle).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_one_session_harms_no_other_and_is_given_up_in_the_end() {
+    quiet_simulated_panics();
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let faulty = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&faulty).await;
+    rig.model.panic_for(&faulty);
+    post(&replica.sessions, &faulty, vec![message("Go")]).await;
+    let seen = until(&mut feed, is_idle).await;
+    let takeovers = seen.iter().filter(
+        |item| matches!(item, FeedItem::Record(stored) if matches!(stored.record.event, Event::TakenOver { .. })),
+    );
+    assert_eq!(takeovers.count(), 3, "then the turn is given up");
+
+    let sound = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&sound).await;
+    rig.model.then(says(&["Fine."]));
+    post(&replica.sessions, &sound, vec![message("And you?")]).await;
+    until(&mut feed, is_idle).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_told_once() {
+    let rig = Rig::new();
+    let seen = Arc::new(Counts::default());
+    let replica = rig.observed_replica(4, seen.clone());
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    let mut talks = calls(&["lookup"]);
+    talks.chunks = vec!["Let me ", "see."];
+    rig.model.then(talks);
+    rig.model.then(says(&["Found."]));
+    post(&replica.sessions, &id, vec![message("Look")]).await;
+    let waits = until(&mut feed, is_idle).await;
+    let result = ClientEvent::CustomToolResult {
+        custom_tool_use_id: custom_tool_use(&waits),
+        content: Vec::new(),
+        is_error: false,
+    };
+    post(&replica.sessions, &id, vec![result]).await;
+    until(&mut feed, |event| matches!(event, Event::TurnEnded { .. })).await;
+    let told = seen.0.lock().unwrap().clone();
+    assert_eq!(
+        told,
+        [
+            "created",
+            "turn started",
+            "first token",
+            "request of demo",
+            "tool lookup Succeeded",
+            "request of demo",
+            "turn ended Completed after 2"
+        ]
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_interrupt_drops_the_answer_and_the_next_message_is_answered() {
     let rig = Rig::new();
@@ -262,4 +415,61 @@ fn tool_use(items: &[FeedItem]) -> session::id::EventId {
             _ => None,
         })
         .expect("a call")
+}
+
+/// Polls for the one item that waits, and acknowledges it.
+async fn hold(rig: &Rig, token: &str) -> (WorkItem, Fence) {
+    let item = rig.store.poll(&Pool::Cloud, "worker", 5_000, token).await.unwrap().expect("an item");
+    rig.store.acknowledge(&Pool::Cloud, &item.id).await.unwrap();
+    let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
+    (item, fence)
+}
+
+fn custom_tool_use(items: &[FeedItem]) -> session::id::EventId {
+    items
+        .iter()
+        .find_map(|item| match item {
+            FeedItem::Record(stored) => match &stored.record.event {
+                Event::AgentCustomToolUse { id, .. } => Some(id.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .expect("a call")
+}
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Counts(Mutex<Vec<String>>);
+
+impl Counts {
+    fn tell(&self, what: String) {
+        self.0.lock().unwrap().push(what);
+    }
+}
+
+impl Observer for Counts {
+    fn session_created(&self) {
+        self.tell("created".to_owned());
+    }
+
+    fn turn_started(&self) {
+        self.tell("turn started".to_owned());
+    }
+
+    fn turn_ended(&self, end: &TurnEnd) {
+        self.tell(format!("turn ended {:?} after {}", end.outcome, end.requests));
+    }
+
+    fn time_to_first_token(&self, _seconds: f64) {
+        self.tell("first token".to_owned());
+    }
+
+    fn model_request_ended(&self, end: &RequestEnd<'_>) {
+        self.tell(format!("request of {}", end.model));
+    }
+
+    fn tool_call(&self, tool: &str, outcome: ToolOutcome) {
+        self.tell(format!("tool {tool} {outcome:?}"));
+    }
 }

@@ -19,15 +19,13 @@ use tokio::time::{Duration, Instant, sleep};
 use super::Shared;
 use super::cluster::{Cluster, Node};
 use super::faults::Process;
+use crate::rig::PANIC;
 
 /// A model that says and calls what the dice say.
 pub(crate) struct SimulatedModel {
     pub(crate) process: Arc<Process>,
     pub(crate) shared: Arc<Shared>,
 }
-
-/// What a panic of the simulated model says, so that it is not printed.
-pub(crate) const PANIC: &str = "the simulated model panics";
 
 #[async_trait]
 impl Model for SimulatedModel {
