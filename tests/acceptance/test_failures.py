@@ -3,6 +3,7 @@
 import anthropic
 import pytest
 
+import processes
 import shapes
 from conftest import new_environment
 from service import Service
@@ -51,11 +52,14 @@ def test_a_restart_in_mid_turn_loses_nothing(private_service: Service, unique: s
     client = service.client()
     session = new_session(client, new_environment(client, unique))
     run_turn(client, session.id, "!say before")
-    with Listener(client, session.id) as listener:
-        client.beta.sessions.events.send(session.id, events=[message("!bash sleep 30; echo never", "---", "!say resumed")])
-        listener.wait_type("agent.tool_use")
+    # An argument that no other process on this machine has.
+    command = f"sleep 300.{int(unique, 16)}"
+    client.beta.sessions.events.send(session.id, events=[message(f"!bash {command}", "---", "!say resumed")])
+    processes.wait_for(command, running=True)
     acknowledged = history(client, session.id)
     service.kill()
+    # What a tool started dies with the server.
+    processes.wait_for(command, running=False)
 
     service.start()
     client = service.client()

@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 from service import API_KEY, ROOT, Service
+from turns import WAIT_SECONDS_MAX
 
 
 def snippet(heading: str, language: str) -> str:
@@ -35,13 +37,18 @@ def test_the_curl_snippet(service: Service) -> None:
     )
     assert process.stdout is not None
     seen = []
+    # Ends the output, and with it the loop, should the turn never end.
+    limit = threading.Timer(WAIT_SECONDS_MAX, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
     try:
         for line in process.stdout:
             seen.append(line)
             if "event: session.status_idle" in line:
                 break
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        limit.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert "event: session.status_idle" in seen[-1], "".join(seen)
     assert any("Linux" in line for line in seen), "".join(seen)
