@@ -1,7 +1,10 @@
 //! The engine driven through its ports, in virtual time.
 
+mod bells;
 mod contract;
+mod feeds;
 mod rig;
 mod sim;
 mod simulation;
+mod transcripts;
 mod turns;

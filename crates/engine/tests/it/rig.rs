@@ -222,12 +222,24 @@ impl Rig {
 
     /// The same, telling an observer.
     pub(crate) fn observed_replica(&self, max_agents: usize, observer: Arc<dyn Observer>) -> Running {
-        let config = ReplicaConfig {
+        self.start(self.config(max_agents), observer)
+    }
+
+    /// A replica that runs its own worker and starts anew.
+    pub(crate) fn embedded_replica(&self) -> Running {
+        self.start(ReplicaConfig { embedded: true, ..self.config(4) }, Arc::new(Silent))
+    }
+
+    fn config(&self, max_agents: usize) -> ReplicaConfig {
+        ReplicaConfig {
             replica_id: ReplicaId::from_bits(self.dice.draw()),
             max_agents,
             drain_timeout: Duration::from_secs(5),
             embedded: false,
-        };
+        }
+    }
+
+    fn start(&self, config: ReplicaConfig, observer: Arc<dyn Observer>) -> Running {
         let replica = Replica::new(self.world.clone(), config, Arc::clone(&observer));
         let sessions = Sessions::new(self.world.clone(), Some(replica.local_claims())).with_observer(observer);
         let shutdown = CancellationToken::new();

@@ -212,6 +212,28 @@ async fn a_lost_token_is_told_even_where_nothing_is_written() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_embedded_server_ends_the_leases_of_its_last_start_at_once() {
+    let rig = Rig::new();
+    let first = rig.replica(4);
+    let id = rig.session(&first.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write"]));
+    rig.model.then(says(&["I see."]));
+    post(&first.sessions, &id, vec![message("Write")]).await;
+    let seen = until(&mut feed, |event| matches!(event, Event::ModelRequestEnd { .. })).await;
+    let (item, fence) = hold(&rig, "token").await;
+    let start = Command::StartTool { tool_use_id: tool_use(&seen), work_id: item.id.clone() };
+    first.sessions.command(&id, start, fence).await.unwrap();
+    first.task.abort();
+    let died_at = rig.world.clock.now();
+    let _second = rig.embedded_replica();
+    let seen = until(&mut feed, |event| matches!(event, Event::AgentToolResult { .. })).await;
+    let Some(FeedItem::Record(result)) = seen.last() else { panic!("a result") };
+    assert!(result.record.at.seconds_since(died_at) < 1.0, "the lease had thirty seconds to go");
+    until(&mut feed, is_idle).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_outlasts_the_drain_is_cut_and_made_again_elsewhere() {
     let rig = Rig::new();
     let first = rig.replica(4);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use engine::port::{Entropy, EventLog, Fence, PreviewDelta};
 use engine::{CommandError, Feed, FeedItem, From, Outcome};
+use session::agent::AgentSnapshot;
 use session::command::Poster;
 use session::content::ContentBlock;
 use session::event::{Confirmation, Created, EnvironmentKind, Event};
@@ -89,7 +90,9 @@ impl Client {
             6 => self.post(id, vec![ClientEvent::Interrupt { session_thread_id: None }]).await,
             7 => self.post(id, vec![ClientEvent::Interrupt { session_thread_id: None }, message(&text)]).await,
             8 => {
-                let update = Command::Update { title: Some(Some(text)), metadata: BTreeMap::new(), agent: None };
+                let other = AgentSnapshot { system: Some(text.clone()), ..agent() };
+                let agent = dice.chance(500).then(|| Box::new(other));
+                let update = Command::Update { title: Some(Some(text)), metadata: BTreeMap::new(), agent };
                 let _ = self.send(id, update).await;
             }
             _ => self.answer(id).await,
