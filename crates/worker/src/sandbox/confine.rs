@@ -10,7 +10,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::path::Path;
 
@@ -102,11 +102,15 @@ const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random",
 pub(crate) fn apply(role: Role, settings: &Settings) -> Result<Option<u32>, ConfineError> {
     match role {
         Role::Supervisor => {
+            // A signal to the worker's process group, such as Ctrl-C, must not end the one that cleans up.
+            rustix::process::setsid().map_err(kernel("setsid"))?;
             rustix::process::set_child_subreaper(rustix::process::getpid().into())
                 .map_err(kernel("child subreaper"))?;
             rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(kernel("not dumpable"))?;
         }
         Role::Shell | Role::Files => {
+            // Should the supervisor be killed all the same, its children go with it.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(kernel("death signal"))?;
             rustix::process::setsid().map_err(kernel("setsid"))?;
             limit(&settings.limits)?;
         }

@@ -267,6 +267,37 @@ fn count_in(folder: &std::path::Path) -> usize {
 }
 
 #[tokio::test]
+async fn signals_to_the_workers_group_leave_the_supervisor_to_clean_up() {
+    let place = Place::new();
+    let tools = place.sandbox().await;
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let group = |pid| stat(pid).rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap().to_owned();
+    let supervisor = tools.0.process_id().unwrap();
+    assert_ne!(group(supervisor), group(std::process::id()));
+    assert_eq!(group(supervisor), supervisor.to_string());
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_takes_its_shell_along() {
+    let place = Place::new();
+    let mut tools = place.sandbox().await;
+    let shell: i32 = tools.bash("echo $$").await.parse().unwrap();
+    let supervisor = rustix_pid(tools.0.process_id().unwrap());
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    for _ in 0..1000 {
+        if !is_alive(shell) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the shell outlives its supervisor");
+}
+
+fn rustix_pid(pid: u32) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(pid.cast_signed()).unwrap()
+}
+
+#[tokio::test]
 async fn a_fork_bomb_is_held_at_the_process_limit() {
     let place = Place::with_limits(Limits { processes_max: 50, ..Limits::default() });
     let mut tools = place.sandbox().await;
