@@ -11,6 +11,7 @@ mod doctor;
 mod healthcheck;
 mod keys;
 mod migrate;
+mod openapi;
 pub mod serve;
 mod settings;
 mod store;
@@ -53,6 +54,8 @@ enum Command {
     Doctor(doctor::DoctorArguments),
     /// Ask a running server whether it lives; for containers.
     Healthcheck(healthcheck::HealthcheckArguments),
+    /// Print the description of the API in OpenAPI form.
+    Openapi,
 }
 
 /// Runs what the arguments ask for.
@@ -66,6 +69,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Config(arguments) => config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Healthcheck(arguments) => healthcheck::run(&arguments),
+        Command::Openapi => openapi::run(),
     }
 }
 

@@ -104,6 +104,11 @@ impl PostgresStore {
         .await
     }
 
+    /// Connections open, and how many of them are idle.
+    pub fn connections(&self) -> (u32, u32) {
+        (self.pool.size(), u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX))
+    }
+
     /// Closes every connection. Later calls are [`StoreError::Unavailable`].
     pub async fn close(&self) {
         self.replicas.lock().clear();

@@ -98,8 +98,6 @@ pub(super) fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let models = model::Router::new(&config.models, &models::access(&config), Arc::new(SystemEntropy))?;
-    let models = Arc::new(models);
     let metrics = Arc::new(Metrics::new(
         &Facts {
             track: &config.server.track,
@@ -108,6 +106,10 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         },
         models::names(&config.models),
     ));
+    let retries = Arc::clone(&metrics);
+    let models = model::Router::new(&config.models, &models::access(&config), Arc::new(SystemEntropy))?
+        .telling(move |provider, error| retries.provider_retried(models::provider_label(provider), error));
+    let models = Arc::new(models);
 
     // SQLite is there or it is not; another machine's database may be a moment away.
     let local_store = match config.database.url {
@@ -174,9 +176,12 @@ async fn reach_database(config: &Config) -> anyhow::Result<Store> {
     let mut pause = DATABASE_PAUSE_MIN;
     loop {
         let attempt = async {
-            let store = Store::open_postgres(config, url.expose()).await?;
+            let store = Store::open_postgres(config, url)?;
+            let database = store.database();
             if config.database.migrate {
-                store.database().migrate().await?;
+                database.migrate().await?
+            } else {
+                database.ping().await?
             }
             anyhow::Ok(store)
         };

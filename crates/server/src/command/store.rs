@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use engine::port::{Definitions, EventLog, Leases, WorkQueue};
-use store::{MigrationStatus, SqliteStore};
+use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
 use super::system::SystemClock;
 use crate::config::Config;
+use crate::secret::Secret;
 
 /// An open store, as the ports that it implements.
 pub(super) struct Store {
@@ -22,6 +23,7 @@ pub(super) struct Store {
 #[derive(Clone)]
 pub(super) enum Database {
     Sqlite(Arc<SqliteStore>),
+    Postgres(Arc<PostgresStore>),
 }
 
 impl Store {
@@ -39,15 +41,15 @@ impl Store {
         Ok(Self::new(Database::Sqlite(Arc::new(store))))
     }
 
-    /// The PostgreSQL store at `url`; its schema may be old.
-    pub(super) async fn open_postgres(_config: &Config, _url: &str) -> anyhow::Result<Self> {
-        anyhow::bail!("this build has no PostgreSQL: unset POSTGRES_URL")
+    /// The PostgreSQL store that the settings name. It connects when it is first used, and its schema may be old.
+    pub(super) fn open_postgres(config: &Config, url: &Secret) -> anyhow::Result<Self> {
+        Ok(Self::new(Database::Postgres(Arc::new(postgres(config, url)?))))
     }
 
     /// For tools: whichever the settings name, beside a server that may be running.
     pub(super) async fn open_beside(config: &Config) -> anyhow::Result<Self> {
         match &config.database.url {
-            Some(url) => Self::open_postgres(config, url.expose()).await.context("cannot open the database"),
+            Some(url) => Self::open_postgres(config, url),
             None => Self::open_sqlite_beside(config).await,
         }
     }
@@ -55,6 +57,9 @@ impl Store {
     fn new(database: Database) -> Self {
         match database.clone() {
             Database::Sqlite(store) => {
+                Self { log: store.clone(), leases: store.clone(), work: store.clone(), definitions: store, database }
+            }
+            Database::Postgres(store) => {
                 Self { log: store.clone(), leases: store.clone(), work: store.clone(), definitions: store, database }
             }
         }
@@ -71,6 +76,15 @@ impl Database {
     pub(super) async fn migrate(&self) -> anyhow::Result<()> {
         match self {
             Self::Sqlite(_) => Ok(()),
+            Self::Postgres(store) => store.migrate().await.context("cannot bring the schema up to date"),
+        }
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn ping(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(store) => Ok(store.ping().await?),
         }
     }
 
@@ -78,6 +92,7 @@ impl Database {
     pub(super) fn connections(&self) -> (u32, u32) {
         match self {
             Self::Sqlite(store) => store.connections(),
+            Self::Postgres(store) => store.connections(),
         }
     }
 
@@ -85,11 +100,26 @@ impl Database {
     pub(super) async fn close(&self) {
         match self {
             Self::Sqlite(store) => store.close().await,
+            Self::Postgres(store) => store.close().await,
         }
     }
 }
 
 /// Which migrations the database has. The server may be running.
 pub(super) async fn migrations(config: &Config) -> anyhow::Result<Vec<MigrationStatus>> {
-    Ok(SqliteStore::migration_status(&config.server.data_dir).await?)
+    let Some(url) = &config.database.url else {
+        return Ok(SqliteStore::migration_status(&config.server.data_dir).await?);
+    };
+    let database = postgres(config, url)?;
+    let migrations = database.migration_status().await.context("cannot reach the database")?;
+    database.close().await;
+    Ok(migrations)
+}
+
+fn postgres(config: &Config, url: &Secret) -> anyhow::Result<PostgresStore> {
+    Ok(PostgresStore::new(&PostgresOptions {
+        url: url.expose().to_owned(),
+        direct_url: config.database.direct_url.as_ref().map(|url| url.expose().to_owned()),
+        connections_max: config.database.max_connections,
+    })?)
 }

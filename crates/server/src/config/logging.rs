@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::Targets;
 
 use super::Problem;
 
@@ -45,9 +46,12 @@ impl Default for LoggingSection {
 
 impl LoggingSection {
     pub(super) fn validate(&self) -> Result<(), Problem> {
-        match self.level.parse::<tracing_subscriber::filter::Targets>() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Problem::new("logging.level", "must be error, warn, info, debug or trace")),
+        // A bare word that is no level would name a module.
+        let is_level = |text: &str| text.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        let is_directive = |part: &str| is_level(part.split_once('=').map_or(part, |(_, level)| level).trim());
+        if self.level.split(',').all(is_directive) && self.level.parse::<Targets>().is_ok() {
+            return Ok(());
         }
+        Err(Problem::new("logging.level", "must be error, warn, info, debug or trace"))
     }
 }

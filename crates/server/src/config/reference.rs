@@ -43,23 +43,43 @@ Each secret has a twin that ends in `_file` and names a file to read it from.
 
 /// Adds a row for each key of `section`, descending into sections within it.
 fn collect(root: &Value, section: &Value, defaults: &Value, prefix: &str, rows: &mut Vec<Vec<String>>) {
+    if let Some(entry) = section.get("additionalProperties").filter(|entry| entry.is_object()) {
+        let entry = resolve(root, entry);
+        return collect(root, entry, &entry_defaults(entry), &format!("{prefix}ID."), rows);
+    }
     let properties = section.get("properties").and_then(Value::as_object);
     for (name, property) in properties.into_iter().flatten() {
         let key = format!("{prefix}{name}");
         let target = resolve(root, property);
         let default = &defaults[name];
-        let is_section = target.get("properties").is_some() && default.is_object();
+        let is_section = target.get("properties").is_some();
         let meaning = match description(property) {
             text if text.is_empty() => description(target),
             text => text,
         };
         if is_section {
-            collect(root, target, default, &format!("{key}."), rows);
+            let unset = entry_defaults(target);
+            let defaults = if default.is_object() { default } else { &unset };
+            collect(root, target, defaults, &format!("{key}."), rows);
         } else {
             let meaning = format!("{meaning}{}", choices(target));
             rows.push(vec![code(&key), kind(root, property), shown(default), meaning]);
         }
     }
+}
+
+/// The defaults of an entry of a map: what the schema says of each key. A key without one must be given.
+fn entry_defaults(entry: &Value) -> Value {
+    let properties = entry.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let required = |name: &str| {
+        entry.get("required").and_then(Value::as_array).is_some_and(|names| names.iter().any(|one| one == name))
+    };
+    let default = |name: &str, property: &Value| match property.get("default") {
+        _ if required(name) => Value::from("required"),
+        Some(default) => default.clone(),
+        None => Value::Null,
+    };
+    properties.map(|(name, property)| (name.clone(), default(name, property))).collect::<Map<_, _>>().into()
 }
 
 /// The schema itself, whatever references lead to it; of an optional value, that of the value.
@@ -139,6 +159,7 @@ fn description(schema: &Value) -> String {
 fn shown(default: &Value) -> String {
     match default {
         Value::Null => "unset".to_owned(),
+        Value::String(text) if text == "required" => text.clone(),
         Value::String(text) => code(text),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Object(entries) if entries == &Map::new() => "none".to_owned(),

@@ -164,7 +164,7 @@ impl Metrics {
             "The settings in force",
             [("hash", facts.config_hash.to_owned())],
         );
-        registry.register_collector(Box::new(ProcessCollector::new(facts.track)));
+        registry.register_collector(Box::new(ProcessCollector));
         metrics.registry = registry;
         metrics
     }

@@ -40,24 +40,13 @@ pub fn usage(process_id: u32) -> Option<Usage> {
 
 /// The `process_*` series.
 #[derive(Debug)]
-pub struct ProcessCollector {
-    track: String,
-}
-
-impl ProcessCollector {
-    /// A collector whose series carry this track.
-    pub fn new(track: &str) -> Self {
-        Self { track: track.to_owned() }
-    }
-}
+pub struct ProcessCollector;
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let labels = [("track", self.track.as_str())];
         let mut gauge = |name: &str, help: &str, value: f64| {
             let gauge = ConstGauge::new(value);
-            let mut metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-            gauge.encode(metric.encode_family(&labels)?)
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
         };
         let usage = usage(std::process::id()).unwrap_or_default();
         gauge("process_resident_memory_bytes", "Memory that the process holds", usage.resident_bytes as f64)?;
@@ -74,8 +63,7 @@ impl Collector for ProcessCollector {
         gauge("process_max_fds", "File descriptors that may be open", limit.map_or(f64::INFINITY, |max| max as f64))?;
         let cpu = ConstCounter::new(usage.cpu_seconds);
         let help = "CPU time used by the process";
-        let mut metric = encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?;
-        cpu.encode(metric.encode_family(&labels)?)
+        cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)
     }
 }
 

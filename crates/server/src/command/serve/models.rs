@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use session::agent::{Effort, ModelConfig, Speed};
+
 use crate::config::{Config, ProviderAccess};
 use crate::http::{ModelCatalog, ModelInfo};
 use crate::model::{ModelsConfig, ProviderEnvironment, ProviderKind, Router};
@@ -25,6 +27,20 @@ impl ModelCatalog for Catalog {
         });
         models.collect()
     }
+
+    fn offers_speed(&self, model_id: &str, speed: Speed) -> bool {
+        let model = ModelConfig { id: model_id.to_owned(), effort: Effort::High, speed, inference_geo: None };
+        self.0.check_config(&model).is_ok()
+    }
+}
+
+/// What the metrics call a kind of provider.
+pub(super) fn provider_label(provider: ProviderKind) -> &'static str {
+    match provider {
+        ProviderKind::Anthropic => "anthropic",
+        ProviderKind::Openai => "openai",
+        ProviderKind::Demo => "demo",
+    }
 }
 
 /// How the providers are reached.
@@ -41,12 +57,5 @@ pub(super) fn names(models: &ModelsConfig) -> Names {
         return Names::new([("demo".to_owned(), "demo")]);
     }
     let named = models.0.iter().filter(|(id, _)| !id.contains('*'));
-    Names::new(named.map(|(id, settings)| {
-        let provider = match settings.provider {
-            ProviderKind::Anthropic => "anthropic",
-            ProviderKind::Openai => "openai",
-            ProviderKind::Demo => "demo",
-        };
-        (id.clone(), provider)
-    }))
+    Names::new(named.map(|(id, settings)| (id.clone(), provider_label(settings.provider))))
 }

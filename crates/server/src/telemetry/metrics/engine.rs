@@ -4,7 +4,7 @@ use engine::observer::{HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
 use session::event::{SessionErrorKind, TurnOutcome};
 
 use super::Metrics;
-use super::labels::{OperationLabels, TokenLabels, ToolLabels, UsageLabels};
+use super::labels::{OperationLabels, RetryLabels, TokenLabels, ToolLabels, UsageLabels};
 
 impl Observer for Metrics {
     /// A session is driven while it has something due, so what is driven is what is in flight.
@@ -103,6 +103,13 @@ impl Observer for Metrics {
 
     fn drained(&self, seconds: f64) {
         self.drain_duration.observe(seconds);
+    }
+}
+
+impl Metrics {
+    /// A model request was sent again within one call.
+    pub fn provider_retried(&self, provider: &'static str, reason: SessionErrorKind) {
+        self.provider_retries.get_or_create(&RetryLabels { provider, reason: error_type(reason) }).inc();
     }
 }
 

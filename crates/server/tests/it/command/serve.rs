@@ -1,0 +1,242 @@
+//! `serve`: what it says, what it keeps, what it measures, and how it leaves.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::process::{Server, agent_service, block_on, stderr};
+
+const KEY: &str = "sk-of-this-test";
+
+/// A server whose key is known.
+fn with_key(data_dir: &std::path::Path) -> Server {
+    Server::start(data_dir, |command| {
+        command.env("AGENT_API_KEY", KEY);
+    })
+}
+
+/// A session on the scripted model.
+fn open_session(server: &Server) -> String {
+    let agent = server.post("/v1/agents", KEY, &json!({"name": "a", "model": "demo"}));
+    let environment = server.post("/v1/environments", KEY, &json!({"name": "e", "config": {"type": "self_hosted"}}));
+    let body = json!({"agent": agent["id"], "environment_id": environment["id"]});
+    server.post("/v1/sessions", KEY, &body)["id"].as_str().expect("a session").to_owned()
+}
+
+fn say(server: &Server, session: &str, text: &str) {
+    let event = json!({"type": "user.message", "content": [{"type": "text", "text": text}]});
+    server.post(&format!("/v1/sessions/{session}/events"), KEY, &json!({"events": [event]}));
+}
+
+/// Follows a session until an event of this type, and reads nothing further.
+async fn follow_to(server: &Server, session: &str, kind: &str) -> reqwest::Response {
+    let url = format!("{}/v1/sessions/{session}/events/stream", server.url);
+    let mut response = reqwest::Client::new().get(url).header("x-api-key", KEY).send().await.unwrap();
+    let mut text = String::new();
+    while !text.contains(&format!("event: {kind}\n")) {
+        let chunk = response.chunk().await.unwrap().expect("the stream goes on");
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    response
+}
+
+#[test]
+fn the_key_that_is_made_is_kept_shown_and_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let server = Server::start(&data_dir, |_| {});
+    assert_eq!(std::fs::metadata(&data_dir).unwrap().permissions().mode() & 0o777, 0o700);
+    let path = data_dir.join("api-key");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let key = std::fs::read_to_string(&path).unwrap().trim().to_owned();
+    assert!(server.welcome.contains(&key), "{}", server.welcome);
+    let models = format!("{}/v1/models", server.url);
+    assert_eq!((server.get(&models, &key).0, server.get(&models, "sk-other").0), (200, 401));
+
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().0, Some(0));
+    let again = Server::start(&data_dir, |_| {});
+    assert_eq!(again.get(&format!("{}/v1/models", again.url), &key).0, 200);
+}
+
+#[test]
+fn json_logs_are_all_there_is_on_standard_output_and_hold_no_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("data"), |command| {
+        command.env("LOG_FORMAT", "json").env("AGENT_TRACK", "canary");
+    });
+    let key = std::fs::read_to_string(folder.path().join("data/api-key")).unwrap();
+    let welcome = server.welcome.clone();
+    server.signal(Signal::TERM);
+    let (code, rest) = server.wait();
+    assert_eq!(code, Some(0));
+    for line in welcome.lines().chain(rest.lines()) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["ts"].is_string() && line["level"].is_string() && line["msg"].is_string(), "{line}");
+        assert_eq!((&line["track"], &line["version"]), (&json!("canary"), &json!(env!("CARGO_PKG_VERSION"))));
+    }
+    assert!(!welcome.contains(key.trim()));
+}
+
+#[test]
+fn a_folder_has_one_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let _first = with_key(&data_dir);
+    let arguments = ["--port", "0", "--metrics-port", "0", "--data-dir", data_dir.to_str().unwrap()];
+    let output = agent_service(&arguments).env("AGENT_API_KEY", KEY).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("agent-service: the data folder {} is in use by another process\n", data_dir.display());
+    assert_eq!(stderr(&output), expected);
+}
+
+#[test]
+fn sigterm_ends_streams_and_keeps_what_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let server = with_key(&data_dir);
+    let session = open_session(&server);
+    let ended = block_on(async {
+        let stream = tokio::spawn({
+            let url = format!("{}/v1/sessions/{session}/events/stream", server.url);
+            let mut response = reqwest::Client::new().get(url).header("x-api-key", KEY).send().await.unwrap();
+            async move {
+                let mut text = String::new();
+                // An error here would be a stream that was cut, not ended.
+                while let Some(chunk) = response.chunk().await.unwrap() {
+                    text.push_str(std::str::from_utf8(&chunk).unwrap());
+                }
+                text
+            }
+        });
+        server.signal(Signal::TERM);
+        stream.await.unwrap()
+    });
+    assert!(ended.ends_with("retry: 500\n\n") && !ended.contains("event: error"), "{ended}");
+    let (code, rest) = server.wait();
+    assert_eq!(code, Some(0), "{rest}");
+
+    let again = with_key(&data_dir);
+    assert_eq!(again.get(&format!("{}/v1/sessions/{session}", again.url), KEY).0, 200);
+}
+
+#[test]
+fn a_drain_lets_the_turn_finish() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let server = with_key(&data_dir);
+    let session = open_session(&server);
+    block_on(async {
+        let following = follow_to(&server, &session, "span.model_request_start");
+        let speaking = tokio::task::spawn_blocking({
+            let (url, session) = (server.url.clone(), session.clone());
+            move || {
+                let event =
+                    json!({"type": "user.message", "content": [{"type": "text", "text": "!wait 700\n!say done"}]});
+                let body = json!({"events": [event]});
+                block_on(async {
+                    let url = format!("{url}/v1/sessions/{session}/events");
+                    // The stream above is open by the time the model has waited.
+                    reqwest::Client::new().post(url).header("x-api-key", KEY).json(&body).send().await.unwrap();
+                });
+            }
+        });
+        let _stream = following.await;
+        speaking.await.unwrap();
+        server.signal(Signal::TERM);
+        // While it drains it lives, answers, and wants nothing new.
+        let health = reqwest::get(format!("{}/health", server.url)).await.unwrap();
+        assert_eq!(health.status(), 200);
+    });
+    assert_eq!(server.wait().0, Some(0));
+    let again = with_key(&data_dir);
+    let (_, events) = again.get(&format!("{}/v1/sessions/{session}/events", again.url), KEY);
+    let events: Value = serde_json::from_str(&events).unwrap();
+    let kinds: Vec<_> =
+        events["data"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_start").count(), 1, "{kinds:?}");
+    assert_eq!(kinds.last(), Some(&"session.status_idle"), "{kinds:?}");
+}
+
+#[test]
+fn a_second_signal_and_sigquit_do_not_wait_for_the_turn() {
+    for hurry in [Signal::TERM, Signal::QUIT] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = with_key(&folder.path().join("data"));
+        let session = open_session(&server);
+        say(&server, &session, "!wait 600000\n!say too late");
+        server.signal(Signal::TERM);
+        while server.get(&format!("{}/ready", server.url), KEY).0 != 503 {}
+        server.signal(hurry);
+        let expected = if hurry == Signal::QUIT { 131 } else { 0 };
+        assert_eq!(server.wait().0, Some(expected));
+    }
+}
+
+#[test]
+fn the_metrics_count_what_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = with_key(&folder.path().join("data"));
+    let session = open_session(&server);
+    block_on(async {
+        let following = follow_to(&server, &session, "session.status_idle");
+        let speaking = async {
+            let event = json!({"type": "user.message", "content": [{"type": "text", "text": "!say hello"}]});
+            let url = format!("{}/v1/sessions/{session}/events", server.url);
+            let request = reqwest::Client::new().post(url).header("x-api-key", KEY).json(&json!({"events": [event]}));
+            request.send().await.unwrap();
+        };
+        // The stream is polled first, and so is open before the message is sent.
+        tokio::join!(biased; following, speaking);
+    });
+    assert_eq!(server.get(&format!("{}/metrics", server.url), KEY).0, 404, "metrics are never on the API's port");
+    assert_eq!(server.get(&format!("{}/v1/models", server.metrics_url.trim_end_matches("/metrics")), KEY).0, 404);
+
+    let (status, text) = server.get(&server.metrics_url, "");
+    assert_eq!(status, 200);
+    for line in [
+        "agent_sessions_created_total{track=\"stable\"} 1",
+        "agent_turns_started_total{track=\"stable\",source=\"user\"} 1",
+        "agent_turns_total{track=\"stable\",outcome=\"completed\"} 1",
+        "agent_turns_total{track=\"stable\",outcome=\"failed\"} 0",
+        "agent_errors_total{track=\"stable\",class=\"internal\"} 0",
+        "agent_turn_iterations_count{track=\"stable\"} 1",
+        "agent_dependency_up{track=\"stable\",dependency=\"database\"} 1",
+        "agent_draining{track=\"stable\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("sesn_") && !text.contains("hello"), "a label holds an id or a text");
+    check_with_promtool(&text);
+
+    let openmetrics = block_on(async {
+        let request = reqwest::Client::new().get(&server.metrics_url).header("accept", "application/openmetrics-text");
+        request.send().await.unwrap().text().await.unwrap()
+    });
+    assert!(openmetrics.ends_with("# EOF\n"), "{openmetrics}");
+}
+
+/// Lets `promtool`, where it is installed, look at the exposition. `agent_active_count` has its name from the first
+/// deployments, whose autoscalers use it, so promtool's objection to the suffix is the one that is expected.
+fn check_with_promtool(exposition: &str) {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match spawned {
+        Ok(promtool) => promtool,
+        Err(_) if std::env::var_os("CI").is_none() => return eprintln!("promtool is not installed: not checked"),
+        Err(error) => panic!("promtool: {error}"),
+    };
+    promtool.stdin.take().unwrap().write_all(exposition.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    let objections: Vec<_> = said.lines().filter(|line| !line.starts_with("agent_active_count ")).collect();
+    assert_eq!(objections, Vec::<&str>::new());
+}

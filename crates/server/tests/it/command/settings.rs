@@ -1,0 +1,83 @@
+//! `config`, `doctor`, `healthcheck`, `openapi` and what goes wrong on the command line.
+
+use super::process::{Server, run, stderr, stdout};
+
+#[test]
+fn config_check_prints_the_settings_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, "server: {port: 8081, api_key: sk-canary-canary}\n").unwrap();
+    let output = run(&["config", "check", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("port: 8081") && !stdout(&output).contains("canary"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_bad_file_is_one_line_on_standard_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, "server: {prot: 8081}\n").unwrap();
+    let path = file.to_str().unwrap();
+    for arguments in [&["config", "check", path][..], &["serve", "--config", path], &["--config", path]] {
+        let output = run(arguments);
+        let expected = format!("agent-service: {path}: unknown key server.prot, did you mean port?\n");
+        assert_eq!((output.status.code(), stderr(&output), stdout(&output)), (Some(1), expected.as_str(), ""));
+    }
+}
+
+#[test]
+fn doctor_leaves_with_an_error_when_something_is_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("in-the-way");
+    std::fs::write(&file, "").unwrap();
+    let config = folder.path().join("config.yaml");
+    // Nothing listens on port 9 of the loopback address.
+    std::fs::write(&config, "worker: {embedded: false}\nproviders: {openai: {base_url: \"http://127.0.0.1:9\"}}\n")
+        .unwrap();
+    let data_dir = folder.path().join("in-the-way/data");
+    let arguments = ["doctor", "--config", config.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    let output = run(&arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let report = stdout(&output);
+    assert!(report.contains("BROKEN  database"), "{report}");
+    assert!(report.contains("BROKEN  provider openai"), "{report}");
+    assert!(report.contains("2 things are broken"), "{report}");
+}
+
+#[test]
+fn doctor_is_content_with_a_fresh_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    std::fs::write(&config, "worker: {embedded: false}\n").unwrap();
+    let data_dir = folder.path().join("data");
+    let arguments = ["doctor", "--config", config.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    let output = run(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(stdout(&output).contains("ok      database"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("nothing is broken"), "{}", stdout(&output));
+}
+
+#[test]
+fn healthcheck_says_whether_a_server_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("data"), |_| {});
+    let port = server.url.rsplit_once(':').unwrap().1.to_owned();
+    assert_eq!(run(&["healthcheck", "--port", &port]).status.code(), Some(0));
+    drop(server);
+    let output = run(&["healthcheck", "--port", &port]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with(&format!("agent-service: no answer from http://127.0.0.1:{port}/health: ")));
+}
+
+#[test]
+fn openapi_prints_a_document() {
+    let output = run(&["openapi"]);
+    let document: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    assert!(document["paths"]["/v1/sessions"]["post"].is_object());
+}
+
+#[test]
+fn an_unknown_subcommand_is_no_start() {
+    assert_eq!(run(&["sreve"]).status.code(), Some(2));
+}
