@@ -86,9 +86,11 @@ def survives(service: Service, agent_id: str, environment_id: str, failpoint: st
     listener.close()
     # Whoever saw an event, or was told that it is stored, may rely on it.
     seen = {event.id for event in listener.events if getattr(event, "processed_at", None) is not None}
+    # What follows is no part of the turn: no failpoint any more.
+    service.kill()
+    service.start()
+    client = service.client()
     if died:
-        service.start()
-        client = service.client()
         play(client, session.id, asks)
 
     listed = history(client, session.id)
@@ -142,8 +144,6 @@ def test_a_turn_survives_a_death_at_every_append(private_service: Service, uniqu
                 break
         except AssertionError as failure:
             failures.append(f"{failpoint}: {failure}")
-            service.kill()
-        if not service.running:
             service.kill()
             service.start()
     else:
