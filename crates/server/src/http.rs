@@ -38,6 +38,7 @@ mod sessions;
 mod stream;
 mod threads;
 mod tool_params;
+mod unread;
 mod work;
 
 pub use auth::{ENVIRONMENT_KEY_PREFIX, ITEM_TOKEN_PREFIX, POOL_ENVIRONMENT_ID, secret_hash};

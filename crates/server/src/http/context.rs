@@ -14,6 +14,7 @@ use session::id::RequestId;
 
 use super::Service;
 use super::error::{ApiError, Kind};
+use super::unread;
 
 /// Hears what the API does; the metrics implement it. Every method does nothing unless overridden.
 pub trait HttpObserver: Send + Sync + 'static {
@@ -60,7 +61,9 @@ pub(super) async fn observe(State(service): State<Service>, request: Request, ne
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
 
+    let (request, rest) = unread::lend(request);
     let response = next.run(request).await;
+    rest.discard().await;
     let mut response = finish(&service, response, &request_id, &method, route.as_ref());
     let request_id = HeaderValue::from_str(request_id.as_str()).expect("a request id is alphanumeric");
     response.headers_mut().insert("request-id", request_id);

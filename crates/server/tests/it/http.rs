@@ -3,6 +3,7 @@
 mod agents;
 mod api;
 mod bodies;
+mod connections;
 mod credentials;
 mod environments;
 mod events;

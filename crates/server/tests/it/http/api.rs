@@ -110,6 +110,11 @@ impl Api {
         self.store.close().await;
     }
 
+    /// The API, to be served on a real socket.
+    pub(super) fn router(&self) -> Router {
+        self.router.clone()
+    }
+
     /// Sends any request and waits for its headers.
     pub(super) async fn send(&self, request: Request<Body>) -> Response {
         self.router.clone().oneshot(request).await.unwrap()
