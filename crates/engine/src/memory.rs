@@ -5,6 +5,7 @@
 //! Nothing here is bounded in size but the bell's mailboxes.
 
 mod bell;
+mod blobs;
 mod definitions;
 mod leases;
 mod log;
@@ -12,4 +13,5 @@ mod store;
 mod work_queue;
 
 pub use bell::LocalBell;
+pub use blobs::MemoryBlobs;
 pub use store::MemoryStore;

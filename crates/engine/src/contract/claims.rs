@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use session::id::ReplicaId;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::story::{Phrase as _, Story, beat, claimed_session, due_session, pass, registered, session_id};
@@ -50,20 +52,23 @@ pub async fn the_longest_waiting_comes_first(subject: &impl Subject) {
 }
 
 pub async fn concurrent_claims_share_nothing(subject: &impl Subject) {
-    const SESSIONS: usize = 12;
+    const SESSIONS: usize = 48;
     let store = subject.store();
     for number in 0..SESSIONS {
         due_session(&*store, u32::try_from(number).expect("it is small")).await;
     }
     let mut claimants = JoinSet::new();
+    let (claimed, start) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(4)));
     for name in ["a", "b", "c", "d"] {
-        let store = store.clone();
+        let (store, claimed, start) = (store.clone(), claimed.clone(), start.clone());
         let replica = registered(&*store, name).await;
         claimants.spawn(async move {
             let mut won = Vec::new();
+            start.wait().await;
             // A claim may step over rows that others are just taking: one that comes up empty proves nothing yet.
-            while won.len() < SESSIONS / 4 {
-                let more = claim(&store, &replica, 1).await;
+            while claimed.load(Ordering::SeqCst) < SESSIONS {
+                let more = claim(&store, &replica, 5).await;
+                claimed.fetch_add(more.len(), Ordering::SeqCst);
                 won.extend(more.into_iter().map(|won| won.claim));
             }
             won

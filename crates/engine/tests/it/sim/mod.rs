@@ -37,7 +37,7 @@ pub(crate) struct Shared {
 pub(crate) struct Notes {
     /// Every session that somebody was told of.
     pub(crate) sessions: Vec<SessionId>,
-    /// Messages whose post was acknowledged.
+    /// Events whose post was acknowledged; a repeated answer is the first one again.
     pub(crate) acknowledged: Vec<(SessionId, EventId)>,
     /// How often each call was really run, by the mark of the run.
     pub(crate) executions: BTreeMap<EventId, Vec<String>>,

@@ -111,7 +111,7 @@ impl Client {
             self.shared.violation(format!("{id}: {expected} events posted, {} answered", outcome.posted.len()));
         }
         for stored in &outcome.posted {
-            if let Event::UserMessage { id: event_id, .. } = &stored.record.event {
+            if let Some(event_id) = stored.record.event.id() {
                 self.shared.note(|notes| notes.acknowledged.push((id.clone(), event_id.clone())));
             }
         }
@@ -144,7 +144,8 @@ impl Client {
     async fn insist(&self, id: &SessionId, command: &Command) {
         loop {
             match self.send(id, command.clone()).await {
-                Some(Ok(_) | Err(CommandError::Refused(_) | CommandError::NotFound(_))) => return,
+                Some(Ok(outcome)) => return self.acknowledge(id, &outcome, outcome.posted.len()),
+                Some(Err(CommandError::Refused(_) | CommandError::NotFound(_))) => return,
                 Some(Err(CommandError::TokenEnded)) => {
                     return self.shared.violation(format!("{id}: a client was told of a token"));
                 }
