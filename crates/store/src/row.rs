@@ -79,7 +79,7 @@ pub(crate) struct SessionColumns {
     pub(crate) environment_kind: &'static str,
     pub(crate) created_at: i64,
     pub(crate) archived_at: Option<i64>,
-    /// For a deleted session, the time of the last record; the first one written stays.
+    /// For a deleted session, the time of its last record, which is its deletion.
     pub(crate) deleted_at: Option<i64>,
     pub(crate) snapshot_format: i64,
     pub(crate) snapshot: String,

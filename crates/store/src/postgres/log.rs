@@ -55,8 +55,7 @@ const MOVE: &str = append!(
     "token AS (SELECT id FROM work_items WHERE id = $18 AND session_id = $1 AND token_hash = $19 FOR SHARE), \
     moved AS (\
         UPDATE sessions SET position = $3, status = $4, agent_id = $5, agent_version = $6, environment_id = $7, \
-            created_at = $8, archived_at = $9, \
-            deleted_at = CASE WHEN $10::bigint IS NOT NULL THEN COALESCE(deleted_at, $10) END, \
+            created_at = $8, archived_at = $9, deleted_at = $10, \
             snapshot_format = $11, snapshot = $12, \
             claimed = $13 = 'now' AND owner IS NULL AND $14::text IS NOT NULL, \
             epoch = epoch + CASE WHEN $13 = 'now' AND owner IS NULL AND $14::text IS NOT NULL THEN 1 ELSE 0 END, \

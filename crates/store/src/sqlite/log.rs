@@ -264,7 +264,7 @@ async fn advance(
     } else {
         "UPDATE sessions SET position = ?2, epoch = ?3, owner = ?4, wake_at = ?5, status = ?6, agent_id = ?7, \
          agent_version = ?8, environment_id = ?9, created_at = ?10, archived_at = ?11, \
-         deleted_at = CASE WHEN ?12 IS NULL THEN NULL ELSE COALESCE(deleted_at, ?12) END, \
+         deleted_at = ?12, \
          snapshot_format = ?13, snapshot = ?14 WHERE id = ?1"
     };
     query(statement)
