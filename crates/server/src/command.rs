@@ -3,6 +3,7 @@
 //! A subcommand parses its flags, puts the parts together and reports; what the parts do is theirs. This and `main`
 //! are the only places that use `anyhow`: an error here is text for a person, one line that says what to do.
 
+mod bench;
 mod chat;
 mod client;
 mod config;
@@ -56,6 +57,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArguments),
     /// Print the description of the API in OpenAPI form.
     Openapi,
+    /// Measure a server of this build beside the floor of this machine.
+    Bench(bench::BenchArguments),
 }
 
 /// Runs what the arguments ask for.
@@ -70,6 +73,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Healthcheck(arguments) => healthcheck::run(&arguments),
         Command::Openapi => openapi::run(),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod embedded;
 mod gate;
-mod listener;
+pub(super) mod listener;
 mod metrics;
 pub(super) mod models;
 mod readiness;
@@ -89,11 +89,21 @@ pub(super) fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
     for name in NOT_YET.iter().filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
         tracing::warn!("{name} is set, and this version does not use it yet");
     }
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(serve(config));
     // Nothing that is still running has anything left to lose.
     runtime.shutdown_background();
     code
+}
+
+/// Lets this process open as many descriptors as the system allows it: every stream is one.
+pub(super) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open descriptors stays where it is");
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {

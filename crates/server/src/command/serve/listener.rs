@@ -24,7 +24,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener on `host`; the unspecified IPv6 address takes IPv4 as well, and IPv4 alone where there is no IPv6.
-pub(super) fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+pub(in crate::command) fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(host, port);
     let socket = match socket(address) {
         Err(error) if host == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && is_missing_family(&error) => {
@@ -57,7 +57,7 @@ fn is_missing_family(error: &io::Error) -> bool {
 }
 
 /// Serves every connection until `stop`; then answers what is under way and returns.
-pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(in crate::command) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     while let Some(stream) = accept(&listener, &stop).await {
         connections.spawn(converse(stream, router.clone(), stop.clone()));
