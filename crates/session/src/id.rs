@@ -106,6 +106,7 @@ impl Ids {
     }
 
     /// The next id of the kind that the caller asks for.
+    #[expect(clippy::should_implement_trait, reason = "an iterator has one item type; this yields any kind of id")]
     pub fn next<I: Identifier>(&mut self) -> I {
         I::from_bits(u128::from(self.split(0)) << 64 | u128::from(self.split(1)))
     }

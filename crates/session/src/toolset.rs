@@ -29,82 +29,105 @@ pub fn definitions() -> Vec<Definition> {
     vec![
         Definition {
             name: "bash",
-            description: "Runs a command in the session's shell and returns its output (stdout and stderr together). \
-                The shell persists: working directory, variables and background jobs survive from call to call. \
-                Standard input is empty. The sandbox has no network. Commands start in /workspace.",
-            input_schema: json!({
-                "type": "object",
-                "properties": {
-                    "command": {"type": "string", "description": "The command line to run."},
+            description: BASH,
+            input_schema: schema(
+                json!({
+                    "command": {"type": "string", "description": "The command to run. Leave out only with restart."},
                     "restart": {"type": "boolean", "description": "Start a fresh shell instead of running a command."},
-                    "timeout_ms": {"type": "integer", "description": "Milliseconds after which the command is killed; 120000 if not given."}
-                }
-            }),
+                    "timeout_ms": {"type": "integer", "minimum": 0, "description": "Milliseconds after which the command is killed. Default 120000."}
+                }),
+                &[],
+            ),
         },
         Definition {
             name: "read",
-            description: "Returns the text of a file, or an image or PDF as such. Relative paths start at /workspace.",
-            input_schema: json!({
-                "type": "object",
-                "properties": {
-                    "file_path": {"type": "string", "description": "The file to read."},
+            description: "Read a text file of the working directory exactly as it is, or look at an image \
+                (png, jpg, gif, webp) or a PDF. Text files of more than 256 KiB need view_range.",
+            input_schema: schema(
+                json!({
+                    "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
                     "view_range": {
                         "type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2,
-                        "description": "First and last line, counted from 1, both included; a last line of 0 or less means the end."
+                        "description": "First and last line to read, counted from 1. A last line of 0 or less means the end of the file."
                     }
-                },
-                "required": ["file_path"]
-            }),
+                }),
+                &["file_path"],
+            ),
         },
         Definition {
             name: "write",
-            description: "Writes a file, replacing what was there and creating its folders.",
-            input_schema: json!({
-                "type": "object",
-                "properties": {
-                    "file_path": {"type": "string", "description": "The file to write."},
+            description: "Write a file of the working directory, replacing what it held. Missing folders are created.",
+            input_schema: schema(
+                json!({
+                    "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
                     "content": {"type": "string", "description": "The whole new content."}
-                },
-                "required": ["file_path", "content"]
-            }),
+                }),
+                &["file_path", "content"],
+            ),
         },
         Definition {
             name: "edit",
-            description: "Replaces a piece of text in a file. The old text must occur exactly once unless replace_all is true.",
-            input_schema: json!({
-                "type": "object",
-                "properties": {
-                    "file_path": {"type": "string", "description": "The file to change."},
-                    "old_string": {"type": "string", "description": "The text to replace, exactly as it stands."},
+            description: "Replace a string in a text file. old_string must match exactly, whitespace included, and \
+                only once unless replace_all is set.",
+            input_schema: schema(
+                json!({
+                    "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
+                    "old_string": {"type": "string", "description": "The text to replace."},
                     "new_string": {"type": "string", "description": "The text to put in its place."},
                     "replace_all": {"type": "boolean", "description": "Replace every occurrence."}
-                },
-                "required": ["file_path", "old_string", "new_string"]
-            }),
+                }),
+                &["file_path", "old_string", "new_string"],
+            ),
         },
         Definition {
             name: "glob",
-            description: "Lists files whose path matches a pattern such as **/*.rs, newest first.",
-            input_schema: json!({
-                "type": "object",
-                "properties": {
-                    "pattern": {"type": "string", "description": "The pattern, relative to path."},
-                    "path": {"type": "string", "description": "The folder to search; /workspace if not given."}
-                },
-                "required": ["pattern"]
-            }),
+            description: "List files and folders whose path matches a pattern such as **/*.rs, newest first, 200 at most.",
+            input_schema: schema(
+                json!({
+                    "pattern": {"type": "string", "description": "Relative pattern; ** crosses folders."},
+                    "path": {"type": "string", "description": "Folder to search. Default: the working directory."}
+                }),
+                &["pattern"],
+            ),
         },
         Definition {
             name: "grep",
-            description: "Searches files for a regular expression and returns matching lines as file:line:text.",
-            input_schema: json!({
-                "type": "object",
-                "properties": {
-                    "pattern": {"type": "string", "description": "The regular expression."},
-                    "path": {"type": "string", "description": "The file or folder to search; /workspace if not given."}
-                },
-                "required": ["pattern"]
-            }),
+            description: "Search the content of files for a regular expression; answers file:line:text. Skips .git, \
+                node_modules, binary files and symbolic links.",
+            input_schema: schema(
+                json!({
+                    "pattern": {"type": "string", "description": "Regular expression."},
+                    "path": {"type": "string", "description": "File or folder to search. Default: the working directory."}
+                }),
+                &["pattern"],
+            ),
         },
     ]
+}
+
+const BASH: &str = "Run a command in a bash shell that lasts as long as the session's sandbox: the current folder, \
+    variables and background jobs are still there in the next call. It starts in the working directory, which the \
+    file tools also call /workspace; prefer relative paths. Standard input is empty. Standard output and error come \
+    back together, the last 100 KiB of them; a non-zero exit status is an error. There is no network: every \
+    connection is refused, so packages cannot be installed and nothing can be downloaded.";
+
+fn schema(properties: Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_is_defined_once_and_requires_only_what_it_has() {
+        let all = definitions();
+        assert_eq!(all.iter().map(|tool| tool.name).collect::<Vec<_>>(), NAMES);
+        for tool in all {
+            let properties = tool.input_schema["properties"].as_object().unwrap();
+            for required in tool.input_schema["required"].as_array().unwrap() {
+                assert!(properties.contains_key(required.as_str().unwrap()), "{}", tool.name);
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! - [`run`]: the claim loop. Start reading at `queue/mod.rs`.
 //! - [`sandbox`]: a session's confined processes and the calls they run.
-//! - [`tools`]: the six tools, what the model is told about them and what they answer.
+//! - `tools`: the six tools and what they answer; what a model is told about them is `session::toolset`'s.
 //! - [`probe()`]: tries the confinement before anything relies on it.
 //!
 //! **Tools have no network.** Every socket is refused by the kernel until the worker has an egress proxy; the
@@ -18,7 +18,7 @@ mod probe;
 mod queue;
 pub mod sandbox;
 mod secret;
-pub mod tools;
+mod tools;
 
 pub use config::{POOL_ENVIRONMENT, WorkerConfig};
 pub use lifeline::{die_with, harden};

@@ -4,10 +4,10 @@
 //! may come before their calls; the fold gives the same answer.
 
 use serde_json::Value;
+use session::toolset;
 use std::collections::BTreeMap;
 
 use super::wire::{Event, MODEL_REQUEST_START};
-use crate::tools;
 
 /// A call that this worker runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +71,7 @@ impl Calls {
     }
 
     fn called(&mut self, event: Event) {
-        let Some(tool) = event.name.filter(|name| tools::NAMES.contains(&name.as_str())) else {
+        let Some(tool) = event.name.filter(|name| toolset::NAMES.contains(&name.as_str())) else {
             return;
         };
         if self.calls.iter().any(|call| call.tool_use_id == event.id) {
