@@ -15,7 +15,7 @@ use session::event::{Event, ModelRequestIntent};
 use session::id::{EventId, SessionId};
 use tokio::time::{Duration, sleep};
 
-use crate::port::{Frame, Listener, Preview, StoreError, StoredRecord, Topic};
+use crate::port::{EventLog, Frame, Listener, Preview, StoreError, StoredRecord, Topic};
 use crate::watch::Watched;
 use crate::world::World;
 
@@ -56,6 +56,8 @@ pub struct Feed {
     delivered: u64,
     /// Where the log is known to stand at least; behind it there is something to read.
     known: u64,
+    /// Frames were lost: there may be something to read.
+    lost: bool,
     ready: VecDeque<FeedItem>,
     ended: bool,
     previews: Previews,
@@ -79,6 +81,7 @@ impl Feed {
             watched,
             delivered: after,
             known: now,
+            lost: false,
             ready: VecDeque::new(),
             ended: false,
             previews: Previews::default(),
@@ -98,7 +101,7 @@ impl Feed {
             if self.ended {
                 return FeedItem::End;
             }
-            if self.delivered < self.known {
+            if self.lost || self.delivered < self.known {
                 self.read_on().await;
             } else {
                 self.hear().await;
@@ -117,8 +120,7 @@ impl Feed {
             }
         };
         match heard {
-            // Frames were lost, perhaps the last ones: an empty page says that nothing was missed.
-            None => self.known = self.known.max(self.delivered + 1),
+            None => self.lost = true,
             Some(Frame::Appended { position, records, .. }) => {
                 self.known = self.known.max(position);
                 self.take_contiguous(records.as_deref().unwrap_or_default());
@@ -137,11 +139,19 @@ impl Feed {
 
     /// Reads one page behind what was delivered.
     async fn read_on(&mut self) {
-        match self.world.log.read(&self.session_id, self.delivered, PAGE).await {
-            Ok(records) => {
+        let read = match self.world.log.read(&self.session_id, self.delivered, PAGE).await {
+            Ok(records) if records.is_empty() && !self.lost => {
+                is_gone(&*self.world.log, &self.session_id).await.map(|gone| (records, gone))
+            }
+            Ok(records) => Ok((records, false)),
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok((records, gone)) => {
+                self.ended |= gone;
                 if records.len() < PAGE {
-                    let last = records.last().map_or(self.delivered, |stored| stored.record.position);
-                    self.known = last;
+                    self.known = records.last().map_or(self.delivered, |stored| stored.record.position);
+                    self.lost = false;
                 }
                 self.take_contiguous(&records);
             }
@@ -175,6 +185,11 @@ impl Feed {
         self.ended = last.first().is_some_and(|stored| matches!(stored.record.event, Event::Deleted { .. }));
         Ok(())
     }
+}
+
+/// Whether records that a feed was told of are gone for good: purged, after their session was deleted.
+async fn is_gone(log: &dyn EventLog, session_id: &SessionId) -> Result<bool, StoreError> {
+    Ok(log.positions(std::slice::from_ref(session_id)).await?.is_empty())
 }
 
 /// Frames held for a span whose start has not been read yet.

@@ -162,6 +162,18 @@ async fn the_poller_finds_what_the_bell_did_not_tell() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_feed_that_is_behind_ends_when_its_session_is_purged() {
+    let rig = Rig::new();
+    let id = rig.session(&rig.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    rig.world.watch.poll(&*rig.world.log).await.unwrap();
+    let deleted = rig.sessions.command(&id, Command::Delete, Fence::Client).await.unwrap();
+    rig.store.purge(deleted.state.last_at.successor(), 10).await.unwrap();
+    let item = timeout(Duration::from_secs(10), feed.next()).await.unwrap();
+    assert!(matches!(item, FeedItem::End));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_is_watched_as_long_as_somebody_follows() {
     let stage = Stage::asking().await;
     assert_eq!(stage.rig.world.watch.len(), 1);
