@@ -26,7 +26,8 @@ pub struct WorkerConfig {
     pub lease_ttl_seconds: u16,
     /// How long the server may hold an empty poll, 1..=999.
     pub poll_block_ms: u16,
-    /// An idle session without calls is given back after this; its processes end, its files stay.
+    /// An idle session without calls is given back after this, or when another one needs its slot; its processes end,
+    /// its files stay.
     pub idle_timeout: Duration,
     pub sandbox: SandboxConfig,
 }

@@ -13,9 +13,10 @@ mod session;
 mod sse;
 mod wire;
 
+use futures::FutureExt as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,8 @@ pub enum WorkerError {
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
     check_confinement(&config).await?;
     let client = Client::new(&config).map_err(|error| WorkerError::Client(error.to_string()))?;
-    let worker = Arc::new(Worker { config, client: Arc::new(client), shutdown });
+    let room_wanted = Arc::new(Notify::new());
+    let worker = Arc::new(Worker { config, client: Arc::new(client), shutdown, room_wanted });
     let slots = Arc::new(Semaphore::new(worker.config.max_sessions.max(1)));
     let mut sessions = JoinSet::new();
     let result = claim(&worker, &slots, &mut sessions).await;
@@ -78,6 +80,9 @@ struct Worker {
     config: WorkerConfig,
     client: Arc<Client>,
     shutdown: CancellationToken,
+    /// Asks one idle session to leave. Idle sessions wait for it in the order in which they fell quiet, so the one
+    /// that has been quiet for longest goes.
+    room_wanted: Arc<Notify>,
 }
 
 async fn claim(worker: &Arc<Worker>, slots: &Arc<Semaphore>, sessions: &mut JoinSet<()>) -> Result<(), WorkerError> {
@@ -89,7 +94,7 @@ async fn claim(worker: &Arc<Worker>, slots: &Arc<Semaphore>, sessions: &mut Join
             () = worker.shutdown.cancelled() => return Ok(()),
             // A slot first: what is claimed must be served.
             claimed = async {
-                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                let slot = worker.free_slot(slots).await;
                 (worker.client.poll().await, slot)
             } => claimed,
         };
@@ -120,6 +125,18 @@ async fn claim(worker: &Arc<Worker>, slots: &Arc<Semaphore>, sessions: &mut Join
 }
 
 impl Worker {
+    /// Waits for a slot. Sessions that are only kept warm make room for those that wait.
+    async fn free_slot(&self, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        if let Ok(slot) = slots.clone().try_acquire_owned() {
+            return slot;
+        }
+        self.room_wanted.notify_one();
+        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        // The slot may have come from a session that ended by itself: then nobody else has to leave.
+        let _ = self.room_wanted.notified().now_or_never();
+        slot
+    }
+
     /// One item from its claim to its end.
     async fn serve(self: Arc<Self>, item: WorkItem, _slot: OwnedSemaphorePermit) {
         let token = item.sessions_token().unwrap_or_else(|| self.client.key().clone());
@@ -147,6 +164,7 @@ impl Worker {
             session_id: item.data.id.clone(),
             token: token.clone(),
             idle_timeout: self.config.idle_timeout,
+            room_wanted: self.room_wanted.clone(),
         };
         tracing::info!(work_id = item.id, session_id = item.data.id, "session claimed");
         tokio::select! {

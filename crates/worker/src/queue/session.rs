@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     /// The item's token: it opens this session and this item, and nothing else.
     pub token: Secret,
     pub idle_timeout: Duration,
+    /// Tells the session that has been quiet for longest to make room.
+    pub room_wanted: Arc<Notify>,
 }
 
 /// Why a worker lets a session go.
@@ -132,6 +135,7 @@ impl Service<'_> {
                 news = self.feed.recv() => self.hear(news),
                 (sandbox, finished) = finish(&mut self.running) => self.finished(sandbox, finished),
                 () = tokio::time::sleep_until(quiet_until), if may_release => Some(Release::Idle),
+                () = self.context.room_wanted.notified(), if may_release => Some(Release::Idle),
             };
             if let Some(release) = release {
                 return release;

@@ -387,3 +387,16 @@ async fn several_sessions_are_served_up_to_the_limit() {
     running.server.with(|seen| assert_eq!(seen.count("ack"), 1, "the second item waits for a free slot"));
     running.finish().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_idle_session_makes_room_for_one_that_waits() {
+    let running = start_with(|config| config.max_sessions = 1).await;
+    running.server.call("a", "echo a");
+    running.server.queue("work_1");
+    running.results(1).await;
+    running.server.queue("work_2");
+    running.server.emit(json!({"type": "session.status_idle", "id": "idle"}));
+    running.server.until("the second item taken", |seen| seen.count("ack") == 2).await;
+    running.server.with(|seen| assert_eq!(seen.stops.len(), 1, "the first session was given back"));
+    running.finish().await.unwrap();
+}
