@@ -19,6 +19,10 @@ const VALUES_MAX: usize = 50;
 /// The tools that have a series of their own: those that the server itself offers.
 const TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
 const TOOL_OUTCOMES: [&str; 2] = ["succeeded", "failed"];
+const PROVIDERS: [&str; 2] = ["anthropic", "openai"];
+/// What a request is sent again for.
+const RETRY_REASONS: [&str; 4] =
+    ["unknown_error", "model_overloaded_error", "model_rate_limited_error", "model_request_failed_error"];
 const TOKEN_TYPES: [&str; 4] = ["input", "output", "cache_read", "cache_write"];
 
 /// What a set of labels must be able to do.
@@ -116,6 +120,11 @@ impl Metrics {
         for tool in TOOLS.into_iter().chain([OTHER]) {
             for outcome in TOOL_OUTCOMES {
                 drop(self.tool_calls.get_or_create(&ToolLabels { tool, outcome }));
+            }
+        }
+        for provider in PROVIDERS {
+            for reason in RETRY_REASONS {
+                drop(self.provider_retries.get_or_create(&RetryLabels { provider, reason }));
             }
         }
         for model in self.names.models.keys().map(String::as_str).chain([OTHER]) {

@@ -1,6 +1,8 @@
 //! `serve`: what it says, what it keeps, what it measures, and how it leaves.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -10,7 +12,7 @@ use super::process::{Server, agent_service, block_on, stderr};
 const KEY: &str = "sk-of-this-test";
 
 /// A server whose key is known.
-fn with_key(data_dir: &std::path::Path) -> Server {
+fn with_key(data_dir: &Path) -> Server {
     Server::start(data_dir, |command| {
         command.env("AGENT_API_KEY", KEY);
     })
@@ -209,12 +211,31 @@ fn the_metrics_count_what_happened() {
     }
     assert!(!text.contains("sesn_") && !text.contains("hello"), "a label holds an id or a text");
     check_with_promtool(&text);
+    assert_eq!(documented(), exposed(&text), "docs/reference/metrics.md and the server differ");
 
     let openmetrics = block_on(async {
         let request = reqwest::Client::new().get(&server.metrics_url).header("accept", "application/openmetrics-text");
         request.send().await.unwrap().text().await.unwrap()
     });
     assert!(openmetrics.ends_with("# EOF\n"), "{openmetrics}");
+}
+
+/// Name and type of every metric in the reference.
+fn documented() -> BTreeSet<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let mut cells = row.split('|').map(|cell| cell.trim().trim_end_matches('`').to_owned());
+        (cells.next().unwrap(), cells.next().unwrap())
+    })
+    .collect()
+}
+
+/// Name and type of every metric that the server exposes.
+fn exposed(text: &str) -> BTreeSet<(String, String)> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
 }
 
 /// Lets `promtool`, where it is installed, look at the exposition. `agent_active_count` has its name from the first
