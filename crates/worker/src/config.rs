@@ -29,6 +29,8 @@ pub struct WorkerConfig {
     /// An idle session without calls is given back after this, or when another one needs its slot; its processes end,
     /// its files stay.
     pub idle_timeout: Duration,
+    /// How often the workspaces of deleted sessions are looked for.
+    pub sweep_period: Duration,
     pub sandbox: SandboxConfig,
 }
 
@@ -44,6 +46,7 @@ impl WorkerConfig {
             lease_ttl_seconds: 5,
             poll_block_ms: 999,
             idle_timeout: Duration::from_secs(600),
+            sweep_period: Duration::from_secs(60),
             sandbox,
         }
     }

@@ -11,8 +11,12 @@ use super::Service;
 use super::auth::Caller;
 use super::body::JsonBody;
 use super::error::ApiError;
+use super::fields;
 use super::path::{self, Ids};
 use super::query::NoQuery;
+
+/// Sessions that a worker may ask about at once.
+const WORKSPACES_MAX: usize = 100;
 
 /// `POST /v1/internal/sessions/{session_id}/tool_starts`: a worker is about to run a call.
 ///
@@ -39,4 +43,29 @@ pub(super) async fn start_tool(
     let fence = Fence::ItemToken { work_id: item.id, token_hash };
     service.sessions.command(&id, command, fence).await?;
     Ok(Json(json!({"type": "tool_start", "tool_use_id": tool_use_id})))
+}
+
+/// `POST /v1/internal/workspaces/ended`: which of these sessions are deleted, so that their files can go too.
+pub(super) async fn ended_workspaces(
+    State(service): State<Service>,
+    caller: Caller,
+    _: NoQuery,
+    JsonBody(mut body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    if !matches!(caller, Caller::PoolWorker) {
+        return Err(ApiError::forbidden("this needs a worker key"));
+    }
+    let asked = body.array("session_ids")?.unwrap_or_default();
+    if asked.len() > WORKSPACES_MAX {
+        return Err(ApiError::invalid(format!("session_ids: at most {WORKSPACES_MAX} are taken at once")));
+    }
+    body.finish()?;
+    let mut ended = Vec::new();
+    for id in asked {
+        let id: SessionId = path::parse(&fields::string(id, "session_ids")?, "session")?;
+        if service.sessions.state(&id).await?.is_none_or(|state| state.deleted) {
+            ended.push(id);
+        }
+    }
+    Ok(Json(json!({"data": ended})))
 }

@@ -48,7 +48,8 @@ pub fn router(service: Service) -> Router {
         .route("/v1/sessions/{session_id}/threads/{thread_id}/stream", get(threads::follow))
         .route("/v1/sessions/{session_id}/resources", any(families::session_resources))
         .route("/v1/sessions/{session_id}/resources/{resource_id}", any(families::session_resources))
-        .route("/v1/internal/sessions/{session_id}/tool_starts", post(internal::start_tool));
+        .route("/v1/internal/sessions/{session_id}/tool_starts", post(internal::start_tool))
+        .route("/v1/internal/workspaces/ended", post(internal::ended_workspaces));
     for family in FAMILIES {
         router = router
             .route(&format!("/v1/{family}"), any(families::family))

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use engine::port::definitions::EnvironmentConfig;
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, Stopped};
-use engine::port::{Frame, Listener, Order, TimeRange, Topic, WorkItem};
+use engine::port::{Fence, Frame, Listener, Order, TimeRange, Topic, WorkItem};
 use serde_json::{Value, json};
 use session::Timestamp;
 use session::event::EnvironmentKind;
@@ -142,7 +142,11 @@ pub(super) async fn stop(
         Caller::FormerHolder => return Err(ApiError::token_ended()),
         _ => holder_pool(&caller, ids.text("environment_id"), &id)?,
     };
-    match service.work().stop(&pool, &id, force).await? {
+    let fence = match caller {
+        Caller::ItemHolder { item, token_hash } => Fence::ItemToken { work_id: item.id, token_hash },
+        _ => Fence::Client,
+    };
+    match service.sessions.stop_item(&pool, &id, force, fence).await? {
         Stopped::Yes(item) => Ok(Json(view(&item, None))),
         Stopped::Already => Err(ApiError::conflict(format!("work item {id} has stopped already"))),
         Stopped::NotFound => Err(ApiError::not_found("work item", id.as_str())),

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::wire::{CALL_EVENTS, Event, EventPage, Heartbeat, MODEL_REQUEST_START, Session, WorkItem};
+use super::wire::{CALL_EVENTS, EndedWorkspaces, Event, EventPage, Heartbeat, MODEL_REQUEST_START, Session, WorkItem};
 use crate::config::WorkerConfig;
 use crate::sandbox::protocol::ToolOutcome;
 use crate::secret::Secret;
@@ -160,6 +160,14 @@ impl Client {
         let url = self.path(&["v1", "internal", "sessions", session_id, "tool_starts"]);
         let request = self.request(Method::POST, url, token);
         accepted(request.json(&json!({"tool_use_id": call}))).await.map(drop)
+    }
+
+    /// Which of these sessions are deleted.
+    pub(crate) async fn ended_workspaces(&self, session_ids: &[String]) -> Result<Vec<String>, ApiError> {
+        let url = self.path(&["v1", "internal", "workspaces", "ended"]);
+        let request = self.request(Method::POST, url, &self.key);
+        let EndedWorkspaces { data } = answer(request.json(&json!({"session_ids": session_ids}))).await?;
+        Ok(data)
     }
 
     pub(crate) async fn tool_result(

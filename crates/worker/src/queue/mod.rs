@@ -11,6 +11,7 @@ mod lease;
 mod pending;
 mod session;
 mod sse;
+mod sweep;
 mod wire;
 
 use futures::FutureExt as _;
@@ -54,7 +55,10 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let worker = Arc::new(Worker { config, client: Arc::new(client), shutdown, room_wanted });
     let slots = Arc::new(Semaphore::new(worker.config.max_sessions.max(1)));
     let mut sessions = JoinSet::new();
-    let result = claim(&worker, &slots, &mut sessions).await;
+    let result = tokio::select! {
+        result = claim(&worker, &slots, &mut sessions) => result,
+        () = sweep::sweep(&worker.client, &worker.config.sandbox, worker.config.sweep_period) => Ok(()),
+    };
     worker.shutdown.cancel();
     let all = async { while sessions.join_next().await.is_some() {} };
     if tokio::time::timeout(SHUTDOWN_PATIENCE, all).await.is_err() {

@@ -64,6 +64,12 @@ pub(crate) struct EventPage {
     pub next_page: Option<String>,
 }
 
+/// Deleted sessions among those that were asked about.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EndedWorkspaces {
+    pub data: Vec<String>,
+}
+
 /// An event of the session, of any type, as far as the worker cares.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(crate) struct Event {

@@ -97,7 +97,7 @@ async fn calls_are_claimed_started_run_and_answered_in_order() {
         assert_eq!(seen.beats[..3], ["NO_HEARTBEAT", "2026-01-01T00:00:01+00:00", "2026-01-01T00:00:02+00:00"]);
         assert!(seen.worker_ids.iter().all(|id| id == "w-1"));
         for (request, credential) in &seen.requests {
-            let is_queue = request.starts_with("poll") || request.starts_with("ack");
+            let is_queue = ["poll", "ack", "ended"].iter().any(|route| request.starts_with(route));
             assert_eq!(credential, if is_queue { KEY } else { TOKEN }, "{request}");
         }
     });
@@ -398,5 +398,26 @@ async fn an_idle_session_makes_room_for_one_that_waits() {
     running.server.emit(json!({"type": "session.status_idle", "id": "idle"}));
     running.server.until("the second item taken", |seen| seen.count("ack") == 2).await;
     running.server.with(|seen| assert_eq!(seen.stops.len(), 1, "the first session was given back"));
+    running.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn workspaces_of_deleted_sessions_are_removed_and_others_stay() {
+    let running = start_with(|config| {
+        for session in ["sesn_gone", "sesn_kept"] {
+            std::fs::create_dir_all(config.sandbox.workspaces_dir.join(session).join("folder")).unwrap();
+        }
+        config.sweep_period = Duration::from_millis(20);
+    })
+    .await;
+    let folder = running.place.config.workspaces_dir.clone();
+    running.server.until("a look at what is there", |seen| seen.count("ended") > 0).await;
+    assert!(folder.join("sesn_gone").exists());
+    running.server.with(|seen| seen.deleted.push("sesn_gone"));
+    // The look after the one that brought the news: by then the folder is gone.
+    let looked = running.server.with(|seen| seen.count("ended"));
+    running.server.until("two more looks", |seen| seen.count("ended") >= looked + 2).await;
+    assert!(!folder.join("sesn_gone").exists());
+    assert!(folder.join("sesn_kept").exists());
     running.finish().await.unwrap();
 }

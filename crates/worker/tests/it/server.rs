@@ -30,6 +30,8 @@ pub(crate) struct Seen {
     pub results: Vec<Value>,
     pub beats: Vec<String>,
     pub stops: Vec<Value>,
+    /// Sessions that the server says are deleted.
+    pub deleted: Vec<&'static str>,
     items: VecDeque<Value>,
     log: Vec<Value>,
     streams: Vec<mpsc::UnboundedSender<Bytes>>,
@@ -162,6 +164,7 @@ fn route(method: &str, path: &str) -> &'static str {
         ("GET", ["sessions", SESSION, "events"]) => "list",
         ("POST", ["sessions", SESSION, "events"]) => "result",
         ("POST", ["internal", "sessions", SESSION, "tool_starts"]) => "start",
+        ("POST", ["internal", "workspaces", "ended"]) => "ended",
         _ => panic!("no such route: {method} {path}"),
     }
 }
@@ -224,6 +227,10 @@ fn answer(seen: &mut Seen, name: &str, query: &str, body: Value) -> Answer {
                 json!({"type": "work_heartbeat", "state": "active", "last_heartbeat": stamp,
                        "lease_extended": true, "ttl_seconds": 1})
             })
+        }
+        "ended" => {
+            let gone = |id: &&Value| seen.deleted.iter().any(|deleted| *id == deleted);
+            json!({"data": body["session_ids"].as_array().unwrap().iter().filter(gone).collect::<Vec<_>>()})
         }
         "stop" => {
             seen.stops.push(body);
