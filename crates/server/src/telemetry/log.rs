@@ -197,8 +197,7 @@ mod tests {
         let write = move |line: &str| sink.lock().unwrap().push_str(line);
         let lines = Lines { form, now: || Timestamp::from_micros(1_000_000), write };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), emit);
-        let text = text.lock().unwrap().clone();
-        text
+        std::mem::take(&mut *text.lock().unwrap())
     }
 
     fn emit() {
