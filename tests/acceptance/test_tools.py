@@ -274,3 +274,14 @@ def test_an_interrupt_of_an_idle_session_changes_nothing(client: anthropic.Anthr
     client.beta.sessions.events.send(session.id, events=[{"type": "user.interrupt"}])
     assert client.beta.sessions.retrieve(session.id).status == "idle"
     run_turn(client, session.id, "!say fine")
+
+
+def test_idle_sessions_do_not_keep_the_worker_from_others(client: anthropic.Anthropic, environment_id: str) -> None:
+    # More than the worker of an embedded server serves at once; each stays idle behind its turn.
+    sessions = [new_session(client, environment_id) for _ in range(20)]
+    for number, session in enumerate(sessions):
+        events = run_turn(client, session.id, f"!bash echo {number} > kept", "---", "!say done")
+        assert [result.is_error for result in results(events).values()] != [True]
+    events = run_turn(client, sessions[0].id, "!bash cat kept", "---", "!say done")
+    [result] = results(events).values()
+    assert text(result) == "0", "the files of a session stay when its worker lets it go"

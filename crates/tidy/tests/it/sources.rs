@@ -11,7 +11,7 @@ use crate::{none, root};
 const LINES_MAX: usize = 700;
 
 /// Suites that other crates run as their tests, and so live in `src`.
-const TEST_SUPPORT: &[&str] = &["crates/engine/src/contract", "crates/engine/src/simulator"];
+const TEST_SUPPORT: &[&str] = &["crates/engine/src/contract"];
 
 struct Source {
     /// Relative to the root, with forward slashes.
