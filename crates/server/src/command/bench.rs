@@ -42,7 +42,7 @@ pub(super) struct BenchArguments {
     #[arg(long, default_value_t = 1000)]
     streams: usize,
     /// How long each measurement runs, in seconds.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Event at which the cost of an append is compared with that at the beginning.
     #[arg(long, default_value_t = 100_000)]
@@ -154,8 +154,8 @@ async fn measure_one(arguments: &BenchArguments, folder: &Path, kind: Kind) -> a
     let folder = folder.join(kind.name());
     let start = |settings| Subject::start(kind, &folder, arguments.postgres.as_deref(), settings);
     let mut starts = Vec::new();
+    note(kind, "start");
     for _ in 0..STARTS {
-        note(kind, "start");
         let subject = start("").await?;
         starts.push(subject.start_ms);
         subject.end().await?;

@@ -81,3 +81,24 @@ fn openapi_prints_a_document() {
 fn an_unknown_subcommand_is_no_start() {
     assert_eq!(run(&["sreve"]).status.code(), Some(2));
 }
+
+#[test]
+fn bench_measures_every_figure_beside_its_floor() {
+    let sizes = ["--sessions", "2", "--token-streams", "2", "--streams", "3", "--seconds", "1", "--event", "200"];
+    let output = run(&[&["bench", "--json"][..], &sizes].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    assert_eq!(figures.len(), 7, "{report}");
+    // The kernel counts CPU time in hundredths of a second: so little work may well be none. A figure that could not
+    // be measured is null.
+    let (append, beside_floor) = figures.split_last().unwrap();
+    assert!(append["floor"].is_null(), "{append}");
+    for figure in beside_floor {
+        assert!(figure["reached"].is_number() && figure["floor"].is_number(), "{figure}");
+    }
+    for name in ["start to healthy", "memory when idle", "memory with 3 live streams", "turns at 2 sessions"] {
+        let figure = figures.iter().find(|figure| figure["figure"] == name).unwrap();
+        assert!(figure["reached"].as_f64().unwrap() > 0.0, "{figure}");
+    }
+}
