@@ -59,7 +59,7 @@ const SESSIONS: &[&str] = &[
     "created_at[lte]",
 ];
 
-const OPERATIONS: [Operation; 39] = [
+const OPERATIONS: [Operation; 40] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
     get("/v1/models", "list_models", &["limit", "after_id", "before_id", "lifecycle[]"], Json("ModelPage")),
@@ -107,6 +107,7 @@ const OPERATIONS: [Operation; 39] = [
     get("/v1/sessions/{session_id}/threads/{thread_id}/events", "list_thread_events", PAGED, Page("Event")),
     get("/v1/sessions/{session_id}/threads/{thread_id}/stream", "stream_thread", &["event_deltas[]"], Sse),
     post("/v1/internal/sessions/{session_id}/tool_starts", "start_tool", Some("StartTool"), Json("ToolStart")),
+    post("/v1/internal/workspaces/ended", "ended_workspaces", Some("Workspaces"), Json("EndedWorkspaces")),
 ];
 
 /// The OpenAPI 3.1 description of every implemented route.
