@@ -168,6 +168,9 @@ fn a_second_signal_and_sigquit_do_not_wait_for_the_turn() {
         let server = with_key(&folder.path().join("data"));
         let session = open_session(&server);
         say(&server, &session, "!wait 600000\n!say too late");
+        // A turn that has not begun is handed over at once, and then nothing keeps the server.
+        let events = format!("{}/v1/sessions/{session}/events", server.url);
+        while !server.get(&events, KEY).1.contains("span.model_request_start") {}
         server.signal(Signal::TERM);
         while server.get(&format!("{}/ready", server.url), KEY).0 != 503 {}
         server.signal(hurry);
