@@ -52,6 +52,8 @@ struct Floor {
 
 /// Serves until the process is told to end.
 pub(super) fn run(folder: &Path) -> anyhow::Result<ExitCode> {
+    // Nobody else would end it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     crate::command::serve::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(serve(folder));
