@@ -298,26 +298,27 @@ async fn insert(
     records: &[RecordColumns],
     bodies: &[Body],
 ) -> Result<(), AppendError> {
-    for (record, body) in records.iter().zip(bodies) {
-        query(
-            "INSERT INTO records (session_id, position, form, kind, event_id, refers_to, version, at, body, blob) \
-             VALUES (?1, ?2, ?3, COALESCE(?4, (SELECT kind FROM records WHERE session_id = ?1 AND position = ?6), \
-             'log.processed'), ?5, ?6, ?7, ?8, ?9, ?10)",
-        )
-        .bind(session_id)
-        .bind(record.position)
-        .bind(record.form)
-        .bind(record.kind)
-        .bind(&record.event_id)
-        .bind(record.refers_to)
-        .bind(body.version)
-        .bind(record.at)
-        .bind(&body.text)
-        .bind(&body.blob)
-        .execute(&mut *connection)
-        .await
-        .map_err(store_error)?;
-    }
+    let rows: Vec<_> = records
+        .iter()
+        .zip(bodies)
+        .map(|(record, body)| {
+            let RecordColumns { position, form, kind, event_id, refers_to, at } = record;
+            (position, form, kind, event_id, refers_to, body.version, at, &body.text, &body.blob)
+        })
+        .collect();
+    // All rows in one statement: each statement is a trip to the connection's own thread and back.
+    query(
+        "INSERT INTO records (session_id, position, form, kind, event_id, refers_to, version, at, body, blob) \
+         SELECT ?1, value ->> 0, value ->> 1, \
+         COALESCE(value ->> 2, (SELECT kind FROM records WHERE session_id = ?1 AND position = value ->> 4), \
+         'log.processed'), value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 \
+         FROM json_each(?2)",
+    )
+    .bind(session_id)
+    .bind(row::to_json(&rows)?)
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
     Ok(())
 }
 
