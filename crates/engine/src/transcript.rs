@@ -39,7 +39,7 @@ const SUMMARISED: &str = "The conversation so far was summarised. The summary:";
 pub struct Transcript {
     /// Position of the last record taken in.
     position: u64,
-    messages: Vec<Message>,
+    messages: Arc<Vec<Message>>,
     /// Client events received and not yet processed, by the position of their content.
     waiting: BTreeMap<u64, Event>,
     /// Names of the tools that were called, by the call.
@@ -55,7 +55,7 @@ impl Transcript {
     pub fn starting_behind(position: u64) -> Self {
         Self {
             position,
-            messages: Vec::new(),
+            messages: Arc::default(),
             waiting: BTreeMap::new(),
             calls: BTreeMap::new(),
             agent: None,
@@ -147,7 +147,7 @@ impl Transcript {
                 self.calls.clear();
                 self.weight = internal.summary.len();
                 let summary = format!("{SUMMARISED}\n\n{}", internal.summary);
-                self.messages = vec![Message::User(vec![UserBlock::Content(ContentBlock::text(summary))])];
+                self.messages = Arc::new(vec![Message::User(vec![UserBlock::Content(ContentBlock::text(summary))])]);
             }
             _ => {}
         }
@@ -155,9 +155,9 @@ impl Transcript {
 
     /// The next request of the session.
     pub fn request(&self, session_id: &SessionId, agent: &AgentSnapshot, purpose: RequestPurpose) -> ModelRequest {
-        let mut messages = self.messages.clone();
+        let mut messages = Arc::clone(&self.messages);
         if purpose == RequestPurpose::Compaction {
-            append_user(&mut messages, UserBlock::Content(ContentBlock::text(SUMMARISE)));
+            append_user(Arc::make_mut(&mut messages), UserBlock::Content(ContentBlock::text(SUMMARISE)));
         }
         ModelRequest {
             session_id: session_id.clone(),
@@ -170,25 +170,27 @@ impl Transcript {
 
     fn user_content(&mut self, content: &[ContentBlock]) {
         for block in content {
-            append_user(&mut self.messages, UserBlock::Content(block.clone()));
+            append_user(Arc::make_mut(&mut self.messages), UserBlock::Content(block.clone()));
         }
     }
 
     fn tool_result(&mut self, call: &EventId, content: &[ContentBlock], is_error: bool) {
         let result = UserBlock::ToolResult { tool_use_id: call.to_string(), content: content.to_vec(), is_error };
-        match self.messages.last_mut() {
+        let messages = Arc::make_mut(&mut self.messages);
+        match messages.last_mut() {
             Some(Message::User(blocks)) => {
                 let results = blocks.iter().take_while(|block| matches!(block, UserBlock::ToolResult { .. })).count();
                 blocks.insert(results, result);
             }
-            _ => self.messages.push(Message::User(vec![result])),
+            _ => messages.push(Message::User(vec![result])),
         }
     }
 
     fn assistant(&mut self, block: AssistantBlock) {
-        match self.messages.last_mut() {
+        let messages = Arc::make_mut(&mut self.messages);
+        match messages.last_mut() {
             Some(Message::Assistant(blocks)) => blocks.push(block),
-            _ => self.messages.push(Message::Assistant(vec![block])),
+            _ => messages.push(Message::Assistant(vec![block])),
         }
     }
 }

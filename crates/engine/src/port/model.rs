@@ -1,5 +1,7 @@
 //! The model: one request, one answer, previews on the way.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use session::agent::ModelConfig;
@@ -18,8 +20,8 @@ pub struct ModelRequest {
     pub model: ModelConfig,
     pub system: Option<String>,
     pub tools: Vec<OfferedTool>,
-    /// Turns in order, user first; neighbours have different roles.
-    pub messages: Vec<Message>,
+    /// Turns in order, user first; neighbours have different roles. Shared with the transcript, which may be long.
+    pub messages: Arc<Vec<Message>>,
 }
 
 /// A tool as a provider is told of it.

@@ -23,7 +23,7 @@ fn transcript(events: Vec<Event>) -> Transcript {
 }
 
 fn messages(events: Vec<Event>) -> Vec<Message> {
-    transcript(events).request(&"sesn_01".into(), &agent(), RequestPurpose::Turn).messages
+    transcript(events).request(&"sesn_01".into(), &agent(), RequestPurpose::Turn).messages.to_vec()
 }
 
 fn id(id: &str) -> EventId {

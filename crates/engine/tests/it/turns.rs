@@ -45,7 +45,7 @@ async fn a_plain_turn_runs_and_lets_the_session_go() {
     let previews = seen.iter().filter(|item| matches!(item, FeedItem::Preview(_))).count();
     assert_eq!(previews, 3, "a start and two chunks");
     let asked = rig.model.asked();
-    assert_eq!(asked[0].messages, [Message::User(vec![UserBlock::Content(ContentBlock::text("Hello"))])]);
+    assert_eq!(**asked[0].messages, [Message::User(vec![UserBlock::Content(ContentBlock::text("Hello"))])]);
     assert_eq!(asked[0].system.as_deref(), Some("You are tested."));
     assert_eq!(asked[0].tools.len(), 7);
     let loaded = rig.world.log.load(&id).await.unwrap().unwrap();

@@ -73,7 +73,7 @@ fn request() -> ModelRequest {
             description: "runs a command".into(),
             input_schema: json!({"type": "object"}),
         }],
-        messages: vec![Message::User(vec![UserBlock::Content(ContentBlock::text("go"))])],
+        messages: vec![Message::User(vec![UserBlock::Content(ContentBlock::text("go"))])].into(),
     }
 }
 

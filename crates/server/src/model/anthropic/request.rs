@@ -280,7 +280,7 @@ mod tests {
                     input_schema: json!({"type": "object"}),
                 })
                 .to_vec(),
-            messages,
+            messages: messages.into(),
         }
     }
 

@@ -26,7 +26,7 @@ fn request(messages: Vec<Message>) -> ModelRequest {
         model: ModelConfig { id: ID.into(), effort: Effort::High, speed: Speed::Standard, inference_geo: None },
         system: Some("two words".into()),
         tools: vec![OfferedTool { name: "bash".into(), description: "runs".into(), input_schema: Value::Null }],
-        messages,
+        messages: messages.into(),
     }
 }
 

@@ -115,7 +115,7 @@ pub(super) fn body(model: &str, request: &ModelRequest, options: &Options, is_or
     if let Some(content) = request.system.as_deref().filter(|text| !text.is_empty()) {
         messages.push(WireMessage::System { content });
     }
-    for message in &request.messages {
+    for message in request.messages.iter() {
         match message {
             Message::User(blocks) => user_messages(blocks, &mut messages),
             Message::Assistant(blocks) => messages.push(assistant_message(blocks)),
@@ -272,7 +272,7 @@ mod tests {
                 description: "runs".into(),
                 input_schema: json!({"type": "object"}),
             }],
-            messages,
+            messages: messages.into(),
         };
         serde_json::from_slice(&body("m", &request, &options, is_original)).unwrap()
     }
