@@ -37,10 +37,18 @@ impl EventLog for SqliteStore {
         // Until the append has committed, nothing may find its blobs unreferenced.
         let _references = self.references.read().await;
         let bodies = self.bodies.write(&append.records).await?;
+        // The end of a lease may be refused after the session has moved on; everything else looks first.
+        let is_refusal: Option<fn(&AppendError) -> bool> = match append.work {
+            WorkChange::EndLease { .. } => None,
+            _ => Some(|error| !matches!(error, AppendError::Store(_))),
+        };
         self.writer
-            .write(move |connection| {
-                Box::pin(async move { write(connection, &append, &session, &records, &bodies, now).await })
-            })
+            .write_checked(
+                move |connection| {
+                    Box::pin(async move { write(connection, &append, &session, &records, &bodies, now).await })
+                },
+                is_refusal,
+            )
             .await
     }
 

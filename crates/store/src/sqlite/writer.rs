@@ -1,7 +1,7 @@
 //! The one connection that writes, and the task that owns it.
 //!
-//! Jobs that are waiting when a transaction begins share it, each behind a savepoint of its own, and are answered
-//! after the commit: the flush to the disk, which costs more than all the rest, is paid once for all of them. A job
+//! Jobs that are waiting when a transaction begins share it, each behind a savepoint of its own unless it looks before
+//! it writes, and are answered after the commit: the flush to the disk, which costs more than all the rest, is paid once for all of them. A job
 //! goes on when its caller has stopped waiting.
 
 use engine::port::StoreError;
@@ -31,20 +31,33 @@ enum Message {
 /// Answers a job's caller: with the job's own result, or with the problem that the commit met.
 type Answer = Box<dyn FnOnce(Option<&str>) + Send>;
 
+/// What a failed job leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// Perhaps half of its changes.
+    Anything,
+    /// Nothing: it looked before it wrote.
+    Nothing,
+}
+
 /// A job that was run and waits for the commit.
 struct Ran {
-    /// Whether its changes are to stay.
-    keep: bool,
+    /// Whether its changes are to stay; if not, what there is to undo.
+    keep: Result<(), Failed>,
     answer: Answer,
 }
 
 trait Job: Send {
+    /// Whether a failure may leave something behind that has to be undone without the rest of the transaction.
+    fn needs_savepoint(&self) -> bool;
     fn run<'c>(self: Box<Self>, connection: &'c mut SqliteConnection) -> BoxFuture<'c, Ran>;
     fn refuse(self: Box<Self>, problem: &str);
 }
 
 struct Work<F, T, E> {
     work: F,
+    /// Tells refusals, which come before anything is written, from faults. Without it every failure is undone alone.
+    is_refusal: Option<fn(&E) -> bool>,
     caller: oneshot::Sender<Result<T, E>>,
 }
 
@@ -54,14 +67,21 @@ where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
+    fn needs_savepoint(&self) -> bool {
+        self.is_refusal.is_none()
+    }
+
     fn run<'c>(self: Box<Self>, connection: &'c mut SqliteConnection) -> BoxFuture<'c, Ran> {
         Box::pin(async move {
-            let Self { work, caller } = *self;
+            let Self { work, is_refusal, caller } = *self;
             let result = work(connection).await;
-            let keep = result.is_ok();
+            let keep = result.as_ref().map(drop).map_err(|error| match is_refusal {
+                Some(is_refusal) if is_refusal(error) => Failed::Nothing,
+                _ => Failed::Anything,
+            });
             let answer = Box::new(move |problem: Option<&str>| {
                 let answer = match problem {
-                    Some(problem) if keep => Err(E::from(StoreError::Unavailable(problem.to_owned()))),
+                    Some(problem) if keep.is_ok() => Err(E::from(StoreError::Unavailable(problem.to_owned()))),
                     _ => result,
                 };
                 // The caller may have stopped waiting.
@@ -91,9 +111,20 @@ impl Writer {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
+        self.write_checked(work, None).await
+    }
+
+    /// The same for work that looks before it writes, if `is_refusal` is given: an error that it knows has changed
+    /// nothing, so no savepoint is set. Any other error undoes the whole transaction.
+    pub(super) async fn write_checked<F, T, E>(&self, work: F, is_refusal: Option<fn(&E) -> bool>) -> Result<T, E>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let closed = || E::from(StoreError::Unavailable("the store is closed".to_owned()));
         let (caller, answer) = oneshot::channel();
-        let job = Message::Job(Box::new(Work { work, caller }));
+        let job = Message::Job(Box::new(Work { work, is_refusal, caller }));
         self.jobs.send(job).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
@@ -143,7 +174,7 @@ async fn commit(connection: &mut SqliteConnection, mut jobs: Vec<Box<dyn Job>>) 
     };
     if jobs.len() == 1 {
         let ran = jobs.remove(0).run(&mut transaction).await;
-        let ended = if ran.keep { transaction.commit().await } else { transaction.rollback().await };
+        let ended = if ran.keep.is_ok() { transaction.commit().await } else { transaction.rollback().await };
         let problem = ended.err().map(|error| store_error(error).to_string());
         return (ran.answer)(problem.as_deref());
     }
@@ -155,11 +186,15 @@ async fn commit(connection: &mut SqliteConnection, mut jobs: Vec<Box<dyn Job>>) 
             job.refuse(problem);
             continue;
         }
-        match behind_savepoint(&mut transaction, job).await {
-            (Some(answer), None) => answers.push(answer),
-            (answer, problem) => {
-                answers.extend(answer);
-                broken = problem;
+        if job.needs_savepoint() {
+            let (answer, problem) = behind_savepoint(&mut transaction, job).await;
+            answers.extend(answer);
+            broken = problem;
+        } else {
+            let ran = job.run(&mut transaction).await;
+            answers.push(ran.answer);
+            if ran.keep == Err(Failed::Anything) {
+                broken = Some("another write of the same transaction failed".to_owned());
             }
         }
     }
@@ -186,6 +221,6 @@ async fn behind_savepoint(transaction: &mut SqliteConnection, job: Box<dyn Job>)
         }
     };
     let ran = job.run(&mut savepoint).await;
-    let left = if ran.keep { savepoint.commit().await } else { savepoint.rollback().await };
+    let left = if ran.keep.is_ok() { savepoint.commit().await } else { savepoint.rollback().await };
     (Some(ran.answer), left.err().map(|error| store_error(error).to_string()))
 }
