@@ -370,18 +370,20 @@ impl Driver {
                 Err(StoreError::Unavailable(_)) => retry.pause(&self.shared).await?,
             }
         }
-        let at = self.state.agent.position;
-        if let Some(agent) = transcript.agent(at) {
+        if let Some(agent) = self.agent() {
             return Ok(agent);
         }
-        if let Some((position, agent)) = &self.agent
-            && *position == at
-        {
-            return Ok(Arc::clone(agent));
-        }
+        let (session_id, at) = (&self.claim.session_id, self.state.agent.position);
         let agent = persist(&self.shared, || read_agent_snapshot(&self.shared.world, session_id, at)).await?;
         self.agent = Some((at, Arc::clone(&agent)));
         Ok(agent)
+    }
+
+    /// The agent that the session runs now, if it is at hand.
+    fn agent(&self) -> Option<Arc<AgentSnapshot>> {
+        let at = self.state.agent.position;
+        let kept = || self.agent.as_ref().filter(|(position, _)| *position == at).map(|(_, agent)| Arc::clone(agent));
+        self.transcript.as_ref().and_then(|transcript| transcript.agent(at)).or_else(kept)
     }
 }
 

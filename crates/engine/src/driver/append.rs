@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use session::event::Event;
 use session::id::EventId;
-use session::{Command, Decision, Refusal, Timestamp, Work, decide, due};
+use session::{Command, Decision, Limits, Refusal, Timestamp, Work, decide, due};
 
 use super::{Driver, Retry, Stop};
 use crate::observer::{HandOver, observe_turns};
 use crate::port::{Append, AppendError, Appended, Fence, Frame, StoreError, StoredRecord, Wake, WorkChange};
 use crate::sessions::consequences;
 use crate::sessions::stored_records;
+
+/// A context larger than this share of its model's window is summarised before the next request.
+const CONTEXT_PERCENT_MAX: u64 = 80;
 
 impl Driver {
     /// Appends what `command` decides, unless the log has overtaken it. Returns the spans that were tried: one of
@@ -21,7 +24,7 @@ impl Driver {
         loop {
             let now = self.shared.world.clock.now();
             let mut ids = self.shared.world.ids();
-            let decision = match decide(Some(&self.state), command.clone(), &self.shared.world.limits, now, &mut ids) {
+            let decision = match decide(Some(&self.state), command.clone(), &self.limits(), now, &mut ids) {
                 Ok(decision) => decision,
                 Err(Refusal::Overtaken | Refusal::Gone(_)) => return Ok(tried),
                 Err(refusal) => return Err(Stop::Broken(format!("an owner's command was refused: {refusal}"))),
@@ -43,6 +46,17 @@ impl Driver {
                 return stop.map_or(Ok(tried), Err);
             }
         }
+    }
+
+    /// The operator's limits, with the context held to a share of what the session's model can take.
+    fn limits(&self) -> Limits {
+        let world = &self.shared.world;
+        let mut limits = world.limits;
+        let window = self.agent().and_then(|agent| world.model.context_window_tokens(&agent.model.id));
+        if let Some(window) = window {
+            limits.compact_at_tokens = limits.compact_at_tokens.min(window * CONTEXT_PERCENT_MAX / 100);
+        }
+        limits
     }
 
     /// Makes sure that the calls at hand have a work item.

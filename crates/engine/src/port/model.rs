@@ -97,5 +97,10 @@ pub trait PreviewSink: Send {
 /// the request.
 #[async_trait]
 pub trait Model: Send + Sync + 'static {
+    /// Tokens that the model can take at once, where that is known.
+    fn context_window_tokens(&self, _model_id: &str) -> Option<u64> {
+        None
+    }
+
     async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError>;
 }

@@ -84,9 +84,15 @@ pub(crate) struct ScriptedModel {
     steps: Mutex<VecDeque<Step>>,
     asked: Mutex<Vec<ModelRequest>>,
     panics_for: Mutex<Option<SessionId>>,
+    window_tokens: Mutex<Option<u64>>,
 }
 
 impl ScriptedModel {
+    /// Takes no more than so many tokens at once.
+    pub(crate) fn takes(&self, tokens: u64) {
+        *self.window_tokens.lock().unwrap() = Some(tokens);
+    }
+
     pub(crate) fn then(&self, step: Step) {
         self.steps.lock().unwrap().push_back(step);
     }
@@ -103,6 +109,10 @@ impl ScriptedModel {
 
 #[async_trait]
 impl Model for ScriptedModel {
+    fn context_window_tokens(&self, _model_id: &str) -> Option<u64> {
+        *self.window_tokens.lock().unwrap()
+    }
+
     async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError> {
         let panics = self.panics_for.lock().unwrap().as_ref() == Some(&request.session_id);
         if panics {

@@ -69,6 +69,27 @@ async fn a_message_posted_where_no_scheduler_runs_is_claimed_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_context_near_the_end_of_the_models_window_is_summarised() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+    let mut feed = rig.follow(&id).await;
+    // An answer of the script leaves a context of 12 tokens: 80 % of 15.
+    rig.model.takes(15);
+    for text in ["One.", "So far: one.", "Two."] {
+        rig.model.then(says(&[text]));
+    }
+    post(&replica.sessions, &id, vec![message("1"), message("2")]).await;
+    until(&mut feed, is_idle).await;
+    let kinds = rig.kinds(&id).await;
+    assert_eq!(kinds.iter().filter(|kind| **kind == "agent.thread_context_compacted").count(), 1);
+    let asked = rig.model.asked();
+    assert_eq!(asked.len(), 3);
+    let Message::User(blocks) = &asked[2].messages[0] else { panic!("the summary") };
+    assert!(format!("{blocks:?}").contains("So far: one."));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_custom_tool_and_a_confirmation_wait_as_rows() {
     let rig = Rig::new();
     let replica = rig.replica(4);

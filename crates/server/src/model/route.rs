@@ -203,6 +203,10 @@ impl Router {
 
 #[async_trait]
 impl Model for Router {
+    fn context_window_tokens(&self, model_id: &str) -> Option<u64> {
+        self.context_window(model_id)
+    }
+
     /// Asks the model's provider, then its fallbacks while nothing was answered. When all fail, the first failure
     /// counts: it is the model that was asked for.
     async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError> {
