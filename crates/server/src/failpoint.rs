@@ -1,8 +1,8 @@
 //! Dying on purpose: a log that ends the process at a chosen append, so that tests can restart from every step.
 //!
 //! `AGENT_FAILPOINT=append:3:before` ends the process in place of the third append since its start,
-//! `append:3:after` right after that append has committed and before anybody hears of it. The process ends as if it
-//! were killed: nothing is flushed, no destructor runs. It is compiled into every build so that the tests run what
+//! `append:3:after` right after that append has committed and before anybody hears of it. The process gets SIGKILL
+//! from itself: nothing is flushed, no destructor runs. It is compiled into every build so that the tests run what
 //! is shipped; without the variable nothing is wrapped. The crash tests in `tests/acceptance` are its only user.
 
 use std::sync::Arc;
@@ -67,17 +67,23 @@ struct FailingLog {
     appends: AtomicU64,
 }
 
+/// Ends the process as the kernel would: nothing is caught, flushed or said.
+fn kill_self() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
 #[async_trait]
 impl EventLog for FailingLog {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let append_number = self.appends.fetch_add(1, Ordering::SeqCst) + 1;
         let side = (append_number == self.failpoint.append).then_some(self.failpoint.side);
         if side == Some(Side::Before) {
-            std::process::abort();
+            kill_self();
         }
         let outcome = self.log.append(append).await;
         if side == Some(Side::After) {
-            std::process::abort();
+            kill_self();
         }
         outcome
     }
