@@ -65,7 +65,7 @@ impl PostgresStore {
             .max_connections(options.connections_max)
             .acquire_timeout(CALL_TIMEOUT / 2)
             .test_before_acquire(false)
-            .after_connect(|connection, _| Box::pin(insist_on_durability(connection)))
+            .after_connect(|connection, _| Box::pin(prepare(connection)))
             .before_acquire(|connection, usage| {
                 Box::pin(async move { Ok(usage.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
             })
@@ -122,10 +122,13 @@ fn address(url: &str) -> Result<PgConnectOptions, StoreError> {
     Ok(options.application_name("agent-service").disable_statement_logging())
 }
 
-/// What was acknowledged is durable, even where the database's default is otherwise. Stronger settings stay.
-async fn insist_on_durability(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// What was acknowledged is durable, even where the database's default is otherwise; stronger settings stay. And a
+/// statement is planned once for each connection: planning an append anew costs more than running it.
+async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "SELECT set_config('synchronous_commit', 'on', FALSE) WHERE current_setting('synchronous_commit') = 'off'",
+        "SELECT set_config('plan_cache_mode', 'force_generic_plan', FALSE), \
+         CASE WHEN current_setting('synchronous_commit') = 'off' \
+         THEN set_config('synchronous_commit', 'on', FALSE) END",
     )
     .execute(connection)
     .await?;
