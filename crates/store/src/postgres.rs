@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::port::StoreError;
+use session::Timestamp;
 use session::id::ReplicaId;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -100,6 +101,16 @@ impl PostgresStore {
         bounded(async {
             sqlx::query("SELECT 1").execute(&self.pool).await.map_err(store_error)?;
             Ok(())
+        })
+        .await
+    }
+
+    /// What time the database says it is.
+    pub async fn time(&self) -> Result<Timestamp, StoreError> {
+        bounded(async {
+            let micros: i64 =
+                sqlx::query_scalar(concat!("SELECT ", now!())).fetch_one(&self.pool).await.map_err(store_error)?;
+            Ok(Timestamp::from_micros(micros))
         })
         .await
     }

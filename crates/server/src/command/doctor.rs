@@ -31,6 +31,7 @@ pub(super) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     let mut findings = vec![Finding::good("settings", "valid")];
     small_runtime()?.block_on(async {
         findings.push(database(&config).await);
+        findings.extend(database_clock(&config).await);
         findings.extend(providers(&config).await);
         findings.extend(confinement(&config).await);
     });
@@ -128,6 +129,23 @@ async fn database(config: &Config) -> Finding {
     }
 }
 
+/// How far our clock is from the database's, where the database has one of its own and can be reached.
+async fn database_clock(config: &Config) -> Option<Finding> {
+    let url = config.database.url.as_ref()?;
+    let theirs = store::postgres(config, url).ok()?.time().await.ok()?;
+    let ours = now();
+    Some(clock("the database", ours.seconds_since(theirs) - theirs.seconds_since(ours)))
+}
+
+/// What a clock that is `skew_seconds` ahead of somebody's means.
+fn clock(whose: &str, skew_seconds: f64) -> Finding {
+    if skew_seconds.abs() <= SKEW_MAX_SECONDS {
+        return Finding::good("clock", format!("agrees with {whose}"));
+    }
+    let detail = format!("{skew_seconds:.0} s off the clock of {whose}");
+    Finding::broken("clock", detail, "synchronise this machine's clock, with NTP for one")
+}
+
 /// Whether each provider answers, and how far our clock is from theirs.
 async fn providers(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -184,14 +202,7 @@ async fn provider(name: &str, url: &str, headers: &[(&str, Option<String>)]) -> 
         429 => Finding::notable(label, format!("{url} answers {status}"), "the key is at its rate limit"),
         _ => Finding::broken(label, format!("{url} answers {status}"), "the provider is in trouble: try again later"),
     }];
-    match skew {
-        Some(skew) if skew.abs() > SKEW_MAX_SECONDS => {
-            let detail = format!("{skew:.0} s off the clock of {name}");
-            findings.push(Finding::broken("clock", detail, "synchronise this machine's clock, with NTP for one"));
-        }
-        Some(_) => findings.push(Finding::good("clock", format!("agrees with {name}"))),
-        None => {}
-    }
+    findings.extend(skew.map(|skew| clock(name, skew)));
     findings
 }
 

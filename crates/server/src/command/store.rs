@@ -116,7 +116,7 @@ pub(super) async fn migrations(config: &Config) -> anyhow::Result<Vec<MigrationS
     Ok(migrations)
 }
 
-fn postgres(config: &Config, url: &Secret) -> anyhow::Result<PostgresStore> {
+pub(super) fn postgres(config: &Config, url: &Secret) -> anyhow::Result<PostgresStore> {
     Ok(PostgresStore::new(&PostgresOptions {
         url: url.expose().to_owned(),
         direct_url: config.database.direct_url.as_ref().map(|url| url.expose().to_owned()),

@@ -1,5 +1,7 @@
 //! `config`, `doctor`, `healthcheck`, `openapi` and what goes wrong on the command line.
 
+use store::testing::Cluster;
+
 use super::process::{Server, run, stderr, stdout};
 
 #[test]
@@ -55,6 +57,20 @@ fn doctor_is_content_with_a_fresh_folder() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     assert!(stdout(&output).contains("ok      database"), "{}", stdout(&output));
     assert!(stdout(&output).contains("nothing is broken"), "{}", stdout(&output));
+}
+
+#[tokio::test]
+async fn doctor_compares_its_clock_with_the_databases() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let database = cluster.database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.yaml");
+    let settings = format!("worker: {{embedded: false}}\ndatabase: {{url: \"{}\"}}\n", database.url);
+    std::fs::write(&config, settings).unwrap();
+    let output = run(&["doctor", "--config", config.to_str().unwrap()]);
+    let report = stdout(&output);
+    assert!(report.contains("ok      clock") && report.contains("agrees with the database"), "{report}");
+    assert_eq!(output.status.code(), Some(0), "{report}");
 }
 
 #[test]
