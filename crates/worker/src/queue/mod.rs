@@ -54,7 +54,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let client = Client::new(&config).map_err(|error| WorkerError::Client(error.to_string()))?;
     let room_wanted = Arc::new(Notify::new());
     let client = Arc::new(client);
-    let worker = Arc::new(Worker { config, client, shutdown, room_wanted, turns: Turns::default() });
+    let worker = Arc::new(Worker { config, client, shutdown, room_wanted, workspaces: Workspaces::default() });
     let slots = Arc::new(Semaphore::new(worker.config.max_sessions.max(1)));
     let mut sessions = JoinSet::new();
     let result = tokio::select! {
@@ -89,23 +89,23 @@ struct Worker {
     /// Asks one idle session to leave. Idle sessions wait for it in the order in which they fell quiet, so the one
     /// that has been quiet for longest goes.
     room_wanted: Arc<Notify>,
-    turns: Turns,
+    workspaces: Workspaces,
 }
 
 /// One sandbox at a time for each session: an item that comes back while its last holder here still kills what ran
 /// waits for that, so that two shells never share a workspace.
 #[derive(Default)]
-struct Turns(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
+struct Workspaces(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
-impl Turns {
-    async fn wait(&self, session_id: &str) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Only the map itself holds the turn of a session that is not here any more.
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(session_id.to_owned()).or_default().clone()
+impl Workspaces {
+    async fn occupy(&self, session_id: &str) -> OwnedMutexGuard<()> {
+        let workspace = {
+            let mut workspaces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Only the map itself holds the workspace of a session that is not here any more.
+            workspaces.retain(|_, workspace| Arc::strong_count(workspace) > 1);
+            workspaces.entry(session_id.to_owned()).or_default().clone()
         };
-        turn.lock_owned().await
+        workspace.lock_owned().await
     }
 }
 
@@ -196,7 +196,7 @@ impl Worker {
             _ = lease.ended() => {}
             () = self.shutdown.cancelled() => {}
         }
-        let turn = self.turns.wait(&item.data.id).await;
+        let occupied = self.workspaces.occupy(&item.data.id).await;
         let release = session::serve(&context, &lease, &self.shutdown).await;
         tracing::info!(work_id = item.id, session_id = item.data.id, ?release, "session released");
         if release != Release::LeaseLost {
@@ -209,7 +209,7 @@ impl Worker {
         {
             tracing::warn!(session_id = item.data.id, %error, "a deleted session's workspace stays");
         }
-        drop(turn);
+        drop(occupied);
     }
 
     /// Ends the item, so that the next message makes a new one. Tries a few times; past that the lease runs out.
