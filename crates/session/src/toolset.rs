@@ -106,10 +106,11 @@ pub fn definitions() -> Vec<Definition> {
 }
 
 const BASH: &str = "Run a command in a bash shell that lasts as long as the session's sandbox: the current folder, \
-    variables and background jobs are still there in the next call. It starts in the working directory, which the \
-    file tools also call /workspace; prefer relative paths. Standard input is empty. Standard output and error come \
-    back together, the last 100 KiB of them; a non-zero exit status is an error. There is no network: every \
-    connection is refused, so packages cannot be installed and nothing can be downloaded.";
+    variables and background jobs are still there in the next call. It starts in the working directory, $HOME, which \
+    the file tools also call /workspace; prefer relative paths, and mktemp for temporary files. Standard input is \
+    empty. Standard output and error come back together, the last 100 KiB of them; a non-zero exit status is an error. \
+    The network is reached over HTTP and HTTPS through the proxy that http_proxy and https_proxy name, as far as the \
+    session's environment allows; there is no other network.";
 
 fn schema(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})

@@ -32,6 +32,8 @@ pub struct WorkerConfig {
     /// How often the workspaces of deleted sessions are looked for.
     pub sweep_period: Duration,
     pub sandbox: SandboxConfig,
+    /// Whether the level of `sandbox` is to be the strongest that holds here, Landlock at least, instead of the one set.
+    pub strongest_confinement: bool,
 }
 
 impl WorkerConfig {
@@ -48,6 +50,7 @@ impl WorkerConfig {
             idle_timeout: Duration::from_secs(600),
             sweep_period: Duration::from_secs(60),
             sandbox,
+            strongest_confinement: false,
         }
     }
 }

@@ -6,8 +6,8 @@
 //! - `tools`: the six tools and what they answer; what a model is told about them is `session::toolset`'s.
 //! - [`probe()`]: tries the confinement before anything relies on it.
 //!
-//! **Tools have no network.** Every socket is refused by the kernel until the worker has an egress proxy; the
-//! description of `bash` says so to the model.
+//! **Tools reach the network through the worker alone**, which knows the session's rules; whatever else they try to
+//! connect to does not exist for them, or leads there.
 //!
 //! The server's executable calls [`sandbox_main`] first thing in `main`: a sandbox is the same executable started
 //! again. The worker holds a worker key and no other credential, and its children hold nothing of it.
@@ -22,7 +22,7 @@ mod tools;
 
 pub use config::{POOL_ENVIRONMENT, WorkerConfig};
 pub use lifeline::{die_with, harden};
-pub use probe::{ProbeReport, ProbeRow, probe};
+pub use probe::{ProbeReport, ProbeRow, probe, settle};
 pub use queue::{WorkerError, run};
 pub use sandbox::config::{Confinement, Limits, SandboxConfig};
 pub use sandbox::entry::sandbox_main;

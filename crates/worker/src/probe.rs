@@ -1,10 +1,12 @@
 //! Tries the confinement before it is relied on: a real sandbox on a throw-away workspace, in which everything
 //! that must fail is attempted, once from the file helper and once from the shell.
 //!
-//! `doctor` prints the report; a worker refuses to run on one that is not sufficient.
+//! `doctor` prints the report; a worker refuses to run on one that is not sufficient. [`settle`] finds the level of a
+//! worker that takes the strongest one there is.
 
 use serde_json::json;
 use std::fmt;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,7 @@ use crate::sandbox::{CallEnd, Sandbox, SandboxError};
 
 /// Signals to processes outside are refused from this Landlock ABI on (Linux 6.12).
 const ABI_OF_SIGNAL_SCOPE: u32 = 6;
+const NAMESPACES: &str = "namespaces of its own";
 const SESSION: &str = "probe";
 const SECRET: &str = "not for tools";
 
@@ -60,6 +63,26 @@ impl fmt::Display for ProbeReport {
     }
 }
 
+/// The configuration at the strongest level that holds here, with what was found. Where namespaces cannot be had, the
+/// report's first row says why.
+pub async fn settle(config: &SandboxConfig) -> (SandboxConfig, ProbeReport) {
+    let strongest = SandboxConfig { confinement: Confinement::Namespaces, ..config.clone() };
+    let found = probe(&strongest).await;
+    if found.is_sufficient() {
+        return (strongest, found);
+    }
+    let weaker = SandboxConfig { confinement: Confinement::Landlock, ..config.clone() };
+    let mut report = probe(&weaker).await;
+    let missing: Vec<String> = found
+        .rows
+        .iter()
+        .filter(|row| row.required && !row.held)
+        .map(|row| if row.detail.is_empty() { row.name.to_owned() } else { row.detail.clone() })
+        .collect();
+    report.rows.insert(0, ProbeRow { name: NAMESPACES, required: false, held: false, detail: missing.join(", ") });
+    (weaker, report)
+}
+
 /// Makes a sandbox of the configured kind and tries to get out of it.
 pub async fn probe(config: &SandboxConfig) -> ProbeReport {
     let is_required = config.confinement != Confinement::Off;
@@ -98,26 +121,33 @@ async fn attempt(config: &SandboxConfig, findings: &mut Findings) -> Result<(), 
     let config = SandboxConfig { workspaces_dir: place.path().join("workspaces"), ..config.clone() };
 
     let mut sandbox = Sandbox::start(&config, SESSION).await?;
+    let has_namespaces = config.confinement == Confinement::Namespaces;
+    if has_namespaces {
+        findings.row(NAMESPACES, true, true, "users, mounts, processes, network, IPC, names");
+    }
     let abi = sandbox.landlock_abi();
     let version = abi.map_or_else(|| "off".to_owned(), |abi| format!("ABI {abi}"));
     findings.row("landlock", true, abi.is_some(), version);
-    from_helper(&mut sandbox, &outside, abi, findings).await?;
+    // With namespaces the process to be attacked is the supervisor, because the worker cannot even be named.
+    let process_outside = if has_namespaces { 1 } else { std::process::id().cast_signed() };
+    let targets = Targets { file_outside: outside.clone(), process_outside };
+    from_helper(&mut sandbox, targets, abi, findings).await?;
     from_shell(&mut sandbox, &outside, findings).await?;
-    descendants(sandbox, findings).await
+    connections(&mut sandbox, findings).await?;
+    descendants(sandbox, &place.path().display().to_string(), findings).await
 }
 
 async fn from_helper(
     sandbox: &mut Sandbox,
-    outside: &Path,
+    targets: Targets,
     abi: Option<u32>,
     findings: &mut Findings,
 ) -> Result<(), SandboxError> {
-    let targets = Targets { file_outside: outside.to_owned(), process_outside: std::process::id().cast_signed() };
     let input = serde_json::to_value(targets).expect("targets are plain data");
     let report = text(sandbox, TOOL, input).await?;
     let escapes: Escapes = serde_json::from_str(&report).map_err(|_| SandboxError::Ended)?;
     findings.escapes("file tools stay in the workspace", true, &escapes.files);
-    findings.escapes("no socket of any family", true, &escapes.sockets);
+    findings.escapes("file tools have no sockets", true, &escapes.sockets);
     findings.escapes("other processes are out of reach", true, &escapes.processes);
     let has_scope = abi.is_some_and(|abi| abi >= ABI_OF_SIGNAL_SCOPE);
     if has_scope {
@@ -152,17 +182,47 @@ async fn from_shell(sandbox: &mut Sandbox, outside: &Path, findings: &mut Findin
     Ok(())
 }
 
+/// A connection to the host's loopback must not arrive there, one to the way out must.
+async fn connections(sandbox: &mut Sandbox, findings: &mut Findings) -> Result<(), SandboxError> {
+    let proxy = sandbox.take_proxy().ok_or(SandboxError::Ended)?;
+    let host = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(SandboxError::Proxy)?;
+    let port = host.local_addr().map_err(SandboxError::Proxy)?.port();
+    for listener in [&proxy, &host] {
+        listener.set_nonblocking(true).map_err(SandboxError::Proxy)?;
+    }
+    let connect = |port: &str| json!({"command": format!("exec 3<>/dev/tcp/127.0.0.1/{port}; exec 3<&-; true")});
+    text(sandbox, "bash", connect(&port.to_string())).await?;
+    let is_reached = host.accept().is_ok();
+    while proxy.accept().is_ok() {}
+    text(sandbox, "bash", connect("${https_proxy##*:}")).await?;
+    let has_way_out = proxy.accept().is_ok();
+    findings.row("nothing of the host can be connected to", true, !is_reached, "");
+    findings.row("the egress proxy can be connected to", true, has_way_out, "");
+    Ok(())
+}
+
 /// A daemon that left its process group and ignores signals must be gone when the sandbox is.
-async fn descendants(mut sandbox: Sandbox, findings: &mut Findings) -> Result<(), SandboxError> {
-    let command = "(setsid bash -c 'trap \"\" TERM HUP; echo $$; exec >&-; sleep 1000' &) | head -n 1";
-    let pid = text(&mut sandbox, "bash", json!({"command": command})).await?;
-    let process = Path::new("/proc").join(pid.trim());
-    let has_lived = process.join("stat").exists();
+async fn descendants(mut sandbox: Sandbox, mark: &str, findings: &mut Findings) -> Result<(), SandboxError> {
+    let command = format!(
+        "(setsid bash -c 'trap \"\" TERM HUP; echo ready; exec >&-; sleep 1000; : {mark} daemon' &) | head -n 1"
+    );
+    text(&mut sandbox, "bash", json!({"command": command})).await?;
+    let has_lived = is_running(mark);
     sandbox.close().await;
-    let is_gone = std::fs::read_to_string(process.join("stat")).map_or(true, |stat| stat.contains(") Z "));
+    let is_gone = !is_running(mark);
     let detail = if has_lived { "" } else { "the daemon to be killed did not start" };
     findings.row("every descendant is killed", true, has_lived && is_gone, detail);
     Ok(())
+}
+
+/// Whether a process of this machine, other than this one, has the mark on its command line.
+fn is_running(mark: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return false };
+    let mark = format!("{mark} daemon");
+    entries.flatten().any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.windows(mark.len()).any(|part| part == mark.as_bytes())
+    })
 }
 
 async fn text(sandbox: &mut Sandbox, tool: &str, input: serde_json::Value) -> Result<String, SandboxError> {

@@ -237,16 +237,18 @@ async fn confinement(config: &Config) -> Vec<Finding> {
     if let Err(error) = data_folder::create(&config.server.data_dir) {
         return vec![Finding::broken("confinement", format!("{error:#}"), "make the data folder writable")];
     }
-    let report = ::worker::probe(&worker::sandbox(&config.worker, &config.server.data_dir)).await;
+    let report = worker::report(config).await;
     let rows = report.rows.into_iter().map(|row| match (row.held, row.required) {
         (true, _) => Finding::good(row.name, row.detail),
         (false, true) => Finding::broken(
             row.name,
             row.detail,
-            "needs Linux 6.2 with Landlock and seccomp, and a container that allows them; for development alone: \
-             worker.confinement: off",
+            "needs Linux 6.2 with Landlock and seccomp, for worker.confinement: namespaces also user namespaces, and a \
+             container that allows them; for development alone: worker.confinement: off",
         ),
-        (false, false) => Finding::notable(row.name, row.detail, "a newer kernel has it; the worker runs without"),
+        (false, false) => {
+            Finding::notable(row.name, row.detail, "another kernel or container may have it; the worker runs without")
+        }
     });
     rows.collect()
 }

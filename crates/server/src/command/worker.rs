@@ -118,8 +118,7 @@ fn stop_at_signal(stop: CancellationToken) -> std::io::Result<impl Future<Output
 
 /// Tries the confinement and prints what was found.
 fn probe(config: &Config) -> anyhow::Result<ExitCode> {
-    let sandbox = sandbox(&config.worker, &config.server.data_dir);
-    let report = small_runtime()?.block_on(worker::probe(&sandbox));
+    let report = small_runtime()?.block_on(report(config));
     println!("{report}");
     Ok(if report.is_sufficient() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -131,16 +130,27 @@ fn settings(section: &WorkerSection, data_dir: &Path, server_url: &str, key: &st
     let sandbox = sandbox(section, data_dir);
     let mut settings = WorkerConfig::new(url, worker::Secret::new(key), worker_id, sandbox);
     settings.max_sessions = section.max_sessions;
+    settings.strongest_confinement = section.confinement == Confinement::Auto;
     Ok(settings)
 }
 
+/// What the confinement that is set is worth on this machine.
+pub(super) async fn report(config: &Config) -> worker::ProbeReport {
+    let sandbox = sandbox(&config.worker, &config.server.data_dir);
+    match config.worker.confinement {
+        Confinement::Auto => worker::settle(&sandbox).await.1,
+        _ => worker::probe(&sandbox).await,
+    }
+}
+
 /// How sandboxes are made, by the settings.
-pub(super) fn sandbox(section: &WorkerSection, data_dir: &Path) -> SandboxConfig {
+fn sandbox(section: &WorkerSection, data_dir: &Path) -> SandboxConfig {
     let folder = section.workspaces_dir.clone().unwrap_or_else(|| data_dir.join("workspaces"));
     let folder = std::path::absolute(&folder).unwrap_or(folder);
     let mut sandbox = SandboxConfig::new(folder);
     sandbox.confinement = match section.confinement {
-        Confinement::Landlock => worker::Confinement::Landlock,
+        Confinement::Auto | Confinement::Landlock => worker::Confinement::Landlock,
+        Confinement::Namespaces => worker::Confinement::Namespaces,
         Confinement::Off => worker::Confinement::Off,
     };
     sandbox.limits = worker::Limits {

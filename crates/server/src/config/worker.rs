@@ -38,8 +38,13 @@ pub struct WorkerSection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Confinement {
-    /// Landlock, seccomp, no capabilities and resource limits. Needs Linux 6.2, and no privilege.
+    /// The strongest of the next two that this machine allows. The log and `agent-service worker --probe` say which.
     #[default]
+    Auto,
+    /// All of `landlock`, and for each session namespaces of its own: its own files, processes, users and network;
+    /// those of the machine do not exist for it. Needs user namespaces, and no privilege.
+    Namespaces,
+    /// Landlock, seccomp, no capabilities and resource limits. Needs Linux 6.2, and no privilege.
     Landlock,
     /// Resource limits alone. What a model writes runs with all rights of the worker's user: for development only.
     Off,

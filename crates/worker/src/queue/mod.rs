@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
-use crate::sandbox::{self, config::Confinement};
-use crate::{ProbeReport, probe};
+use crate::sandbox::config::{Confinement, SandboxConfig};
+use crate::{ProbeReport, probe, sandbox, settle};
 use backoff::Backoff;
 use client::{ApiError, Client};
 use lease::Lease;
@@ -49,8 +49,8 @@ pub enum WorkerError {
 
 /// Claims and serves sessions until `shutdown`, then kills running calls, gives the sessions back and returns.
 /// Workspaces stay on disk.
-pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
-    check_confinement(&config).await?;
+pub async fn run(mut config: WorkerConfig, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    config.sandbox = check_confinement(&config).await?;
     let client = Client::new(&config).map_err(|error| WorkerError::Client(error.to_string()))?;
     let room_wanted = Arc::new(Notify::new());
     let client = Arc::new(client);
@@ -69,17 +69,29 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     result
 }
 
-async fn check_confinement(config: &WorkerConfig) -> Result<(), WorkerError> {
-    if config.sandbox.confinement == Confinement::Off {
+/// How sandboxes are made from now on, at a level that was tried.
+async fn check_confinement(config: &WorkerConfig) -> Result<SandboxConfig, WorkerError> {
+    if config.sandbox.confinement == Confinement::Off && !config.strongest_confinement {
         eprintln!(
             "WARNING: confinement is off. Commands that a model writes run with all rights of this user: \
              they can read and change every file it can, and reach the network. Use it for development only."
         );
         tracing::warn!("confinement is off: tools run with all rights of the worker's user");
-        return Ok(());
+        return Ok(config.sandbox.clone());
     }
-    let report = probe(&config.sandbox).await;
-    if report.is_sufficient() { Ok(()) } else { Err(WorkerError::Confinement(report)) }
+    let (sandbox, report) = if config.strongest_confinement {
+        settle(&config.sandbox).await
+    } else {
+        (config.sandbox.clone(), probe(&config.sandbox).await)
+    };
+    for row in &report.rows {
+        tracing::info!(part = row.name, held = row.held, required = row.required, detail = row.detail, "confinement");
+    }
+    if !report.is_sufficient() {
+        return Err(WorkerError::Confinement(report));
+    }
+    tracing::info!(level = ?sandbox.confinement, "tools are confined");
+    Ok(sandbox)
 }
 
 struct Worker {

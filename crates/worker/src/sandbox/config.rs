@@ -7,6 +7,9 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confinement {
+    /// Everything of `Landlock`, and each session in namespaces of its own: it has its own `/workspace`, `/tmp`,
+    /// `/proc`, users and network, and the host's do not exist for it. Needs user namespaces.
+    Namespaces,
     /// Landlock, seccomp, no capabilities and resource limits: needs Linux 6.2 and no privilege.
     #[default]
     Landlock,

@@ -4,19 +4,22 @@
 //! The *shell* may read and execute system paths and write the workspace. The *file helper* may touch the
 //! workspace and nothing else. Shell and helper each stand in a Landlock domain nested in the supervisor's, so
 //! neither can signal or trace the supervisor, the worker or each other.
-//! What Landlock does not see is refused by [`super::seccomp`].
+//! What Landlock does not see is refused by [`super::seccomp`]. With namespaces, [`super::namespaces`] has hidden the
+//! host before any of this.
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope, make_bitflags,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::config::{Confinement, Limits};
+use super::paths::{DEVICES, SYSTEM_FILES, SYSTEM_FOLDERS};
 use super::protocol::Settings;
 use super::seccomp::{self, SeccompError};
+use crate::tools::workspace::SESSION_FOLDERS;
 
 /// Without ABI 3 (Linux 6.2) a file outside could be truncated.
 const ABI_MIN: ABI = ABI::V3;
@@ -36,67 +39,11 @@ pub(crate) enum ConfineError {
     Landlock(String),
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    #[error("the session's file system: {0}: {1}")]
+    Mount(PathBuf, String),
     #[error("{what}: {source}")]
     Kernel { what: &'static str, source: rustix::io::Errno },
 }
-
-/// Readable and executable by the shell: the system's programs and libraries.
-const SYSTEM_PATHS: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-
-/// Readable by the shell: what programs need to find users, names, certificates and the time zone. Nothing here
-/// holds a secret of the host; `/etc` as a whole would.
-const SYSTEM_FILES: &[&str] = &[
-    "/etc/alternatives",
-    "/etc/bash.bashrc",
-    "/etc/ca-certificates",
-    "/etc/ca-certificates.conf",
-    "/etc/debian_version",
-    "/etc/fonts",
-    "/etc/gai.conf",
-    "/etc/group",
-    "/etc/host.conf",
-    "/etc/hosts",
-    "/etc/inputrc",
-    "/etc/java",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/locale.alias",
-    "/etc/localtime",
-    "/etc/magic",
-    "/etc/mime.types",
-    "/etc/nsswitch.conf",
-    "/etc/os-release",
-    "/etc/passwd",
-    "/etc/perl",
-    "/etc/pki/tls/certs",
-    "/etc/protocols",
-    "/etc/python3",
-    "/etc/python3.11",
-    "/etc/python3.12",
-    "/etc/python3.13",
-    "/etc/resolv.conf",
-    "/etc/services",
-    "/etc/shells",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/terminfo",
-    "/etc/timezone",
-    "/proc/cpuinfo",
-    "/proc/filesystems",
-    "/proc/meminfo",
-    "/proc/sys/kernel/cap_last_cap",
-    "/proc/sys/kernel/ngroups_max",
-    "/proc/sys/kernel/osrelease",
-    "/proc/sys/kernel/pid_max",
-    "/proc/sys/vm/overcommit_memory",
-    "/proc/uptime",
-    "/proc/version",
-    "/sys/devices/system/cpu",
-    "/sys/kernel/mm/transparent_hugepage",
-];
-
-const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// Confines this process and all it will start. Returns the Landlock ABI in force, none with confinement off.
 pub(crate) fn apply(role: Role, settings: &Settings) -> Result<Option<u32>, ConfineError> {
@@ -123,9 +70,7 @@ pub(crate) fn apply(role: Role, settings: &Settings) -> Result<Option<u32>, Conf
         rustix::thread::set_no_new_privs(true).map_err(kernel("no_new_privs"))?;
     }
     let abi = restrict_paths(role, settings)?;
-    if role == Role::Supervisor {
-        seccomp::install()?;
-    }
+    seccomp::install(role, settings.confinement)?;
     Ok(Some(abi))
 }
 
@@ -167,36 +112,45 @@ fn drop_capabilities() -> Result<(), ConfineError> {
 
 fn restrict_paths(role: Role, settings: &Settings) -> Result<u32, ConfineError> {
     let landlock = |error: &dyn std::fmt::Display| ConfineError::Landlock(error.to_string());
+    let has_namespaces = settings.confinement == Confinement::Namespaces;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI_MIN))
         .and_then(|rules| rules.set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(ABI_BEST)))
-        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI_BEST)))
         .and_then(|rules| rules.scope(Scope::from_all(ABI_BEST)))
-        .and_then(Ruleset::create)
         .map_err(|error| landlock(&error))?;
+    if !has_namespaces {
+        // The second wall: the first is that the supervisor answers every connect().
+        rules = rules.handle_access(AccessNet::from_all(ABI_BEST)).map_err(|error| landlock(&error))?;
+    }
+    let mut rules = rules.create().map_err(|error| landlock(&error))?;
 
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let run = read | AccessFs::Execute;
-    rules = allow(rules, &settings.workspace, workspace_access(), true)?;
-    if role != Role::Files {
-        for path in SYSTEM_PATHS {
-            rules = allow(rules, Path::new(path), run, false)?;
-        }
-        for path in &settings.readable_paths {
-            rules = allow(rules, path, run, false)?;
-        }
-        for path in SYSTEM_FILES {
-            rules = allow(rules, Path::new(path), read, false)?;
-        }
-        for path in DEVICES {
-            let access = AccessFs::ReadFile | AccessFs::WriteFile;
-            rules = allow(rules, Path::new(path), access, false)?;
+    let run = READ | AccessFs::Execute;
+    rules = allow(rules, &settings.workspace, workspace_access(settings.confinement), true)?;
+    if has_namespaces {
+        for folder in SESSION_FOLDERS {
+            let access = if folder.is_writable { workspace_access(settings.confinement) } else { READ };
+            rules = allow(rules, Path::new(folder.path), access, false)?;
         }
     }
-    if role == Role::Supervisor {
-        rules = allow(rules, Path::new("/proc"), read, true)?;
-        rules = allow(rules, Path::new("/proc/self/exe"), run, true)?;
+    if role != Role::Files {
+        rules = if has_namespaces {
+            // Nothing is there but what `super::root` put there.
+            allow(rules, Path::new("/"), run, true)?
+        } else {
+            allow_system(rules, settings)?
+        };
+        for path in DEVICES {
+            rules = allow(rules, Path::new(path), AccessFs::ReadFile | AccessFs::WriteFile, false)?;
+        }
+    }
+    if role == Role::Supervisor
+        && let (false, Some(port)) = (has_namespaces, settings.proxy_port)
+    {
+        rules = rules
+            .set_compatibility(CompatLevel::BestEffort)
+            .add_rule(NetPort::new(port, AccessNet::ConnectTcp))
+            .map_err(|error| landlock(&error))?;
     }
     let status = rules.restrict_self().map_err(|error| landlock(&error))?;
     match status.landlock {
@@ -206,9 +160,26 @@ fn restrict_paths(role: Role, settings: &Settings) -> Result<u32, ConfineError> 
     }
 }
 
-/// Everything but devices and sockets.
-fn workspace_access() -> BitFlags<AccessFs> {
-    AccessFs::Execute
+const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+
+/// The host's system paths. Of `/proc` Landlock itself hides the environment, memory and descriptors of processes
+/// outside; their command lines stay visible, so none ever holds a secret.
+fn allow_system(mut rules: RulesetCreated, settings: &Settings) -> Result<RulesetCreated, ConfineError> {
+    let run = READ | AccessFs::Execute;
+    for path in SYSTEM_FOLDERS.iter().map(Path::new).chain(settings.readable_paths.iter().map(PathBuf::as_path)) {
+        rules = allow(rules, path, run, false)?;
+    }
+    for path in SYSTEM_FILES {
+        rules = allow(rules, Path::new(path), READ, false)?;
+    }
+    allow(rules, Path::new("/proc"), READ, true)
+}
+
+/// Everything but devices; sockets where those of the host are hidden.
+fn workspace_access(confinement: Confinement) -> BitFlags<AccessFs> {
+    let socket = if confinement == Confinement::Namespaces { AccessFs::MakeSock.into() } else { BitFlags::EMPTY };
+    socket
+        | AccessFs::Execute
         | AccessFs::ReadFile
         | AccessFs::ReadDir
         | AccessFs::WriteFile

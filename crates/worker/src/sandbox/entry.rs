@@ -1,18 +1,20 @@
 //! Where a sandbox process begins: the worker's own executable, started again with a hidden first argument.
 //!
-//! Starting anew instead of forking gives the process one thread, no inherited memory and a cleared environment,
-//! and needs no code between `fork` and `exec`. Which rights each role keeps is in [`super::confine`].
+//! The supervisor is started anew instead of forked: that gives it one thread, nothing of the worker's memory and a
+//! cleared environment. The shell and the file helper are forks of it ([`super::child`]).
+//! Which rights each role keeps is in [`super::confine`].
 
 use rustix::fd::AsFd;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::config::Confinement;
 use super::confine::{self, Role};
-use super::helper;
+use super::namespaces::PROXY_PORT;
 use super::protocol::Settings;
 use super::seccomp;
 use super::supervisor;
@@ -51,35 +53,28 @@ pub fn sandbox_main() {
 fn run(role: &str, settings: Settings) -> i32 {
     match role {
         "supervisor" => supervisor::main(settings),
-        "files" => helper::main(settings),
-        "shell" => {
-            // Only a failure comes back.
-            let message = shell(&settings);
-            let line = format!("{START_FAILED}{message}\n");
-            let _ = rustix::io::write(std::io::stderr(), line.as_bytes());
-            1
-        }
         _ => 2,
     }
 }
 
-/// A command that starts another sandbox process from this one.
-pub(crate) fn command(role: &str, settings: &Settings) -> Command {
-    let settings = serde_json::to_string(settings).expect("settings are plain data");
-    let mut command = Command::new("/proc/self/exe");
-    command.args([WORD, role, &settings]).env_clear();
-    command
+/// Becomes bash, or says why not over the socket of statuses.
+pub(crate) fn shell(settings: &Settings) -> i32 {
+    // Only a failure comes back.
+    let message = become_bash(settings);
+    let line = format!("{START_FAILED}{message}\n");
+    let _ = rustix::io::write(std::io::stderr(), line.as_bytes());
+    1
 }
 
 /// Confines this process and becomes bash, or says why not.
 ///
 /// Standard input is the pipe of commands, standard output that of output, standard error the socket of statuses.
-fn shell(settings: &Settings) -> String {
+fn become_bash(settings: &Settings) -> String {
     if let Err(error) = confine::apply(Role::Shell, settings) {
         return error.to_string();
     }
     if settings.confinement != Confinement::Off
-        && let Err(message) = hand_over_calls()
+        && let Err(message) = hand_over_calls(settings.confinement)
     {
         return message;
     }
@@ -100,11 +95,12 @@ fn shell(settings: &Settings) -> String {
         .env_clear()
         .env("PATH", SEARCH_PATH)
         .env("HOME", &settings.workspace)
-        .env("TMPDIR", settings.workspace.join(SERVICE_DIR).join("tmp"))
         .env("PWD", &settings.workspace)
         .env("LANG", "C.UTF-8")
         .env("TERM", "dumb")
-        .env("TAR_OPTIONS", "--no-same-owner");
+        .env("TAR_OPTIONS", "--no-same-owner")
+        .envs(session_folders(settings))
+        .envs(proxy(settings));
     match rustix::stdio::dup2_stderr(std::io::stdout()) {
         // Past this point standard error is the output pipe: what goes wrong now shows there.
         Ok(()) => {
@@ -116,10 +112,30 @@ fn shell(settings: &Settings) -> String {
     }
 }
 
-/// From here on the supervisor answers calls that change modes and owners or start processes. It gets the descriptor to do so with
-/// the first line over the status socket.
-fn hand_over_calls() -> Result<(), String> {
-    let listener = seccomp::install_catching().map_err(|error| error.to_string())?;
+/// Where the folders lie that have no paths of their own here.
+fn session_folders(settings: &Settings) -> Option<(&'static str, PathBuf)> {
+    let has_paths = settings.confinement == Confinement::Namespaces;
+    (!has_paths).then(|| ("TMPDIR", settings.workspace.join(SERVICE_DIR).join("tmp")))
+}
+
+/// The variables by which programs find the way out. What runs in the sandbox itself is reached without it.
+fn proxy(settings: &Settings) -> Vec<(&'static str, String)> {
+    let port = match settings.confinement {
+        Confinement::Off => settings.proxy_port.unwrap_or(PROXY_PORT),
+        // Wherever a connection is meant to go, it goes to the proxy.
+        Confinement::Namespaces | Confinement::Landlock => PROXY_PORT,
+    };
+    let address = format!("http://127.0.0.1:{port}");
+    let names = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+    let local = "localhost,127.0.0.1,::1".to_owned();
+    let exempt = [("no_proxy", local.clone()), ("NO_PROXY", local)];
+    names.into_iter().map(|name| (name, address.clone())).chain(exempt).collect()
+}
+
+/// From here on the supervisor answers the calls that start processes, and what else the level has it answer. It gets
+/// the descriptor to do so with the first line over the status socket.
+fn hand_over_calls(confinement: Confinement) -> Result<(), String> {
+    let listener = seccomp::install_catching(confinement).map_err(|error| error.to_string())?;
     let descriptors = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -2,12 +2,12 @@
 
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::Pid;
-use std::process::{Child, Stdio};
+use rustix::pipe::PipeFlags;
 
-use super::entry::command;
+use super::child::{Child, Standard};
+use super::helper;
 use super::protocol::{FrameReader, Reply, Settings};
 
 /// What came from the helper.
@@ -30,20 +30,20 @@ pub(crate) struct FilesLink {
 }
 
 impl FilesLink {
-    pub(crate) fn start(settings: &Settings) -> std::io::Result<Self> {
-        let mut child =
-            command("files", settings).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let input = OwnedFd::from(child.stdin.take().expect("stdin is piped"));
-        let output = OwnedFd::from(child.stdout.take().expect("stdout is piped"));
+    pub(crate) fn start(settings: &Settings) -> Result<Self, Errno> {
+        let (their_input, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (output, their_output) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         for pipe in [&input, &output] {
-            let flags = rustix::fs::fcntl_getfl(pipe)?;
-            rustix::fs::fcntl_setfl(pipe, flags | OFlags::NONBLOCK)?;
+            rustix::io::ioctl_fionbio(pipe, true)?;
         }
+        let error = rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let standard = Standard { input: their_input, output: their_output, error };
+        let child = Child::fork(standard, || helper::main(settings))?;
         Ok(Self { child, input, output, unsent: Vec::new(), frames: FrameReader::default(), is_ready: false })
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        Pid::from_child(&self.child).as_raw_nonzero().get()
+        self.child.pid()
     }
 
     pub(crate) fn send(&mut self, frame: &[u8]) {

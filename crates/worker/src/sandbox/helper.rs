@@ -9,9 +9,9 @@ use crate::tools::files;
 use crate::tools::workspace::Workspace;
 
 /// Serves calls from standard input until its end.
-pub(crate) fn main(settings: Settings) -> i32 {
+pub(crate) fn main(settings: &Settings) -> i32 {
     // The locale, time zone and tables of the regex engine are built in: no file is opened after this.
-    let confined = confine::apply(Role::Files, &settings).map_err(|error| error.to_string());
+    let confined = confine::apply(Role::Files, settings).map_err(|error| error.to_string());
     let started = confined.and_then(|abi| {
         Workspace::at(&settings.workspace)
             .map(|workspace| (abi, workspace))

@@ -1,41 +1,53 @@
 //! A session's sandbox, as the worker holds it: start it, hand it calls, kill a call, close it.
 //!
-//! Behind it stands a tree of processes, every one started from the worker's own executable with a cleared
-//! environment and no inherited descriptor:
+//! Behind it stands a tree of processes, started from the worker's own executable with a cleared environment and no
+//! inherited descriptor:
 //!
 //! ```text
 //! worker ── supervisor ─┬─ bash          (system paths, workspace)
 //!                       └─ file helper   (workspace only)
 //! ```
 //!
-//! [`entry`] is where such a process begins, [`confine`] what it may do, [`supervisor`] what runs it.
-//! Calls of one sandbox run one at a time. Tools have no network: every socket is refused.
+//! [`entry`] is where it begins, [`namespaces`] and [`confine`] what it may see and do, [`supervisor`] what runs it.
+//! Calls of one sandbox run one at a time. The only way out to the network is a listener that the worker gets from
+//! [`Sandbox::take_proxy`]: whoever connects to it wants something from outside.
 
 mod attributes;
 mod census;
+mod child;
 pub mod config;
 pub(crate) mod confine;
+mod connects;
 mod descendants;
 pub(crate) mod entry;
 mod files_link;
 mod helper;
+mod namespaces;
+mod paths;
 pub(crate) mod probe_calls;
 pub(crate) mod protocol;
+mod root;
 mod seccomp;
 mod shell;
 mod supervisor;
 mod system;
 
+use rustix::fd::OwnedFd;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use config::SandboxConfig;
+use config::{Confinement, SandboxConfig};
 use protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
 
 /// A call that takes longer is killed, whatever timeout it asked for.
@@ -49,6 +61,8 @@ pub enum SandboxError {
     SessionId(String),
     #[error("workspace {path}: {source}")]
     Workspace { path: PathBuf, source: std::io::Error },
+    #[error("listener for the session's network: {0}")]
+    Proxy(std::io::Error),
     #[error("sandbox process {executable}: {source}")]
     Start { executable: PathBuf, source: std::io::Error },
     #[error("tools cannot be confined: {0}")]
@@ -69,44 +83,40 @@ pub enum CallEnd {
 #[derive(Debug)]
 pub struct Sandbox {
     child: Child,
-    requests: ChildStdin,
-    replies: ChildStdout,
+    /// The supervisor's standard input and output in one.
+    control: UnixStream,
     frames: FrameReader,
     calls: u64,
     landlock_abi: Option<u32>,
+    proxy: Option<TcpListener>,
 }
 
 impl Sandbox {
     /// Makes the session's workspace, if it has none yet, and a confined process tree on it.
     pub async fn start(config: &SandboxConfig, session_id: &str) -> Result<Self, SandboxError> {
         let workspace = prepare(config, session_id)?;
+        let proxy = match config.confinement {
+            Confinement::Namespaces => None,
+            Confinement::Landlock | Confinement::Off => {
+                Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(SandboxError::Proxy)?)
+            }
+        };
+        let proxy_port = proxy.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
         let settings = Settings {
-            workspace: workspace.clone(),
+            workspace,
             confinement: config.confinement,
             readable_paths: config.readable_paths.clone(),
+            proxy_port,
             limits: config.limits.clone(),
         };
-        let arguments = serde_json::to_string(&settings).expect("settings are plain data");
-        let mut child = Command::new(&config.executable)
-            .args([entry::WORD, "supervisor", &arguments])
-            .env_clear()
-            .current_dir(&workspace)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+        let (child, control) = spawn(config, &settings)
             .map_err(|source| SandboxError::Start { executable: config.executable.clone(), source })?;
-        let mut sandbox = Self {
-            requests: child.stdin.take().expect("stdin is piped"),
-            replies: child.stdout.take().expect("stdout is piped"),
-            child,
-            frames: FrameReader::default(),
-            calls: 0,
-            landlock_abi: None,
-        };
+        let mut sandbox = Self { child, control, frames: FrameReader::default(), calls: 0, landlock_abi: None, proxy };
+        let inner_proxy = sandbox.receive_first().await?;
         match sandbox.next_reply().await? {
             Reply::Ready { landlock_abi } => {
                 sandbox.landlock_abi = landlock_abi;
+                sandbox.proxy = inner_proxy.map(TcpListener::from).or(sandbox.proxy);
                 Ok(sandbox)
             }
             Reply::Failed { message } => Err(SandboxError::Confine(message)),
@@ -114,12 +124,18 @@ impl Sandbox {
         }
     }
 
+    /// The listener to which the session's tools connect when they want out; the first time, none afterwards.
+    pub fn take_proxy(&mut self) -> Option<TcpListener> {
+        self.proxy.take()
+    }
+
     /// The Landlock ABI in force, none with confinement off.
     pub fn landlock_abi(&self) -> Option<u32> {
         self.landlock_abi
     }
 
-    /// The supervisor's process id.
+    /// The id of the process that the worker started, and that ends with the sandbox: the supervisor or, with
+    /// namespaces, its keeper.
     pub fn process_id(&self) -> Option<u32> {
         self.child.id()
     }
@@ -162,7 +178,7 @@ impl Sandbox {
 
     /// Kills every process of the session and waits until they are gone. The workspace stays.
     pub async fn close(mut self) {
-        drop(self.requests);
+        drop(self.control);
         if tokio::time::timeout(CLOSE_PATIENCE, self.child.wait()).await.is_err() {
             tracing::warn!(process_id = self.child.id(), "sandbox did not end in time and is killed");
             let _ = self.child.kill().await;
@@ -170,8 +186,28 @@ impl Sandbox {
     }
 
     async fn send(&mut self, request: &Request) -> Result<(), SandboxError> {
-        let sent = self.requests.write_all(&encode(request)).await;
+        let sent = self.control.write_all(&encode(request)).await;
         sent.map_err(|_| SandboxError::Ended)
+    }
+
+    /// Reads the beginning of the first reply and the descriptor that may come with it.
+    async fn receive_first(&mut self) -> Result<Option<OwnedFd>, SandboxError> {
+        let mut chunk = [0; 4096];
+        let receive = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [IoSliceMut::new(&mut chunk)];
+            let length = recvmsg(&self.control, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+            let descriptor = control.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                _ => None,
+            });
+            Ok((length, descriptor))
+        };
+        let received = self.control.async_io(Interest::READABLE, receive).await;
+        let (length, descriptor) = received.map_err(|_| SandboxError::Ended)?;
+        self.frames.push(&chunk[..length]);
+        Ok(descriptor)
     }
 
     /// Reads the next reply. Safe to drop: what was read stays in the frame reader.
@@ -181,12 +217,27 @@ impl Sandbox {
             if let Some(frame) = self.frames.next_frame().map_err(|_| SandboxError::Ended)? {
                 return serde_json::from_slice(&frame).map_err(|_| SandboxError::Ended);
             }
-            match self.replies.read(&mut chunk).await {
+            match self.control.read(&mut chunk).await {
                 Ok(0) | Err(_) => return Err(SandboxError::Ended),
                 Ok(length) => self.frames.push(&chunk[..length]),
             }
         }
     }
+}
+
+fn spawn(config: &SandboxConfig, settings: &Settings) -> std::io::Result<(Child, UnixStream)> {
+    let argument = serde_json::to_string(settings).expect("settings are plain data");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let child = Command::new(&config.executable)
+        .args([entry::WORD, "supervisor", &argument])
+        .env_clear()
+        .current_dir(&settings.workspace)
+        .stdin(OwnedFd::from(theirs.try_clone()?))
+        .stdout(OwnedFd::from(theirs))
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok((child, UnixStream::from_std(ours)?))
 }
 
 enum Stopped {

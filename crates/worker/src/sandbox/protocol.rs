@@ -21,6 +21,9 @@ pub(crate) struct Settings {
     pub confinement: Confinement,
     /// Read-only paths that the operator adds to the built-in list of system paths.
     pub readable_paths: Vec<PathBuf>,
+    /// Port of the session's way out on the host's loopback interface; none where the session has a network of its
+    /// own and makes it there.
+    pub proxy_port: Option<u16>,
     pub limits: Limits,
 }
 

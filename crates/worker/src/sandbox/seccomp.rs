@@ -1,6 +1,6 @@
 //! The system calls that a sandbox is refused.
 //!
-//! Landlock decides about opening files; this list covers what Landlock does not see: sockets, other processes,
+//! Landlock decides about opening files; these lists cover what Landlock does not see: sockets, other processes,
 //! namespaces, the kernel's own interfaces. It is a list of refusals, not of permissions, because tools are
 //! arbitrary programs; Landlock, the empty capability set and `no_new_privs` stand behind it.
 //! Calls that change a file's mode or owner by path are answered by [`super::attributes`] instead.
@@ -12,7 +12,9 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-use super::{attributes, census, system};
+use super::config::Confinement;
+use super::confine::Role;
+use super::{attributes, census, connects, system};
 
 /// The filter could not be built or installed.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +23,6 @@ pub(crate) struct SeccompError(String);
 
 /// Refused with EPERM whatever the arguments.
 const REFUSED: &[libc::c_long] = &[
-    // The network, and Unix sockets of the host. socketpair() stays, see `by_argument`.
-    libc::SYS_socket,
-    libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_listen,
     // Other processes: the supervisor, the worker, the server run under the same user.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -158,16 +155,24 @@ const NAMESPACE_FLAGS: &[libc::c_int] = &[
     libc::CLONE_NEWCGROUP,
 ];
 
-/// Installs the refusals on this thread and everything it starts. Needs `no_new_privs`.
-pub(crate) fn install() -> Result<(), SeccompError> {
+/// Installs the refusals on this thread and everything it starts, atop those that it has. Needs `no_new_privs`.
+pub(crate) fn install(role: Role, confinement: Confinement) -> Result<(), SeccompError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(failed)?;
     let always = |calls: &[libc::c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
-    let programs = [
-        program(refusals()?, libc::EPERM, arch)?,
-        program(always(UNSUPPORTED), libc::EOPNOTSUPP, arch)?,
-        program(always(&unknown()), libc::ENOSYS, arch)?,
-        foreign_numbers(),
-    ];
+    let programs = match role {
+        Role::Supervisor => vec![
+            program(refusals()?, libc::EPERM, arch)?,
+            program(always(UNSUPPORTED), libc::EOPNOTSUPP, arch)?,
+            program(always(&unknown()), libc::ENOSYS, arch)?,
+            foreign_numbers(),
+        ],
+        Role::Shell => vec![
+            program(sockets(confinement)?, libc::EPERM, arch)?,
+            program(privileged_files()?, libc::EPERM, arch)?,
+            program(always(&[libc::SYS_openat2]), libc::ENOSYS, arch)?,
+        ],
+        Role::Files => vec![program(always(&[libc::SYS_socket, libc::SYS_socketpair]), libc::EPERM, arch)?],
+    };
     for program in &programs {
         seccompiler::apply_filter(program).map_err(failed)?;
     }
@@ -196,7 +201,6 @@ fn refusals() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
         namespaces.push(when(0, Length::Qword, Compare::MaskedEq(flag), flag)?);
     }
     rules.insert(libc::SYS_clone, namespaces);
-    rules.insert(libc::SYS_socketpair, addressable_pairs()?);
     // A terminal could be fed keystrokes for whoever reads it next.
     let mut terminal = Vec::new();
     for request in [libc::TIOCSTI, libc::TIOCLINUX] {
@@ -206,17 +210,86 @@ fn refusals() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
     Ok(rules)
 }
 
+const SOCKET_TYPE: u64 = 0xf;
+
+/// What the shell is refused of the network. TCP over IPv4 and IPv6 is left, and where it leads is decided elsewhere:
+/// by the session's own network, or by [`connects`]. Unix sockets are left where the host's are hidden.
+fn sockets(confinement: Confinement) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
+    let has_namespaces = confinement == Confinement::Namespaces;
+    let mut families = vec![libc::AF_INET, libc::AF_INET6];
+    if has_namespaces {
+        families.push(libc::AF_UNIX);
+    }
+    let family = |compare: Compare, family: libc::c_int| {
+        SeccompCondition::new(0, Length::Dword, compare, family.unsigned_abs().into()).map_err(failed)
+    };
+    let foreign = families.iter().map(|each| family(Compare::Ne, *each)).collect::<Result<_, _>>()?;
+    let mut refused = vec![SeccompRule::new(foreign).map_err(failed)?];
+    for inet in [libc::AF_INET, libc::AF_INET6] {
+        for kind in (0..=SOCKET_TYPE).filter(|kind| *kind != u64::from(libc::SOCK_STREAM.unsigned_abs())) {
+            let of_kind = SeccompCondition::new(1, Length::Dword, Compare::MaskedEq(SOCKET_TYPE), kind);
+            refused.push(both(family(Compare::Eq, inet)?, of_kind.map_err(failed)?)?);
+        }
+        let protocol = |value: libc::c_int| {
+            SeccompCondition::new(2, Length::Dword, Compare::Ne, value.unsigned_abs().into()).map_err(failed)
+        };
+        let no_tcp = vec![family(Compare::Eq, inet)?, protocol(0)?, protocol(libc::IPPROTO_TCP)?];
+        refused.push(SeccompRule::new(no_tcp).map_err(failed)?);
+    }
+    let mut rules = BTreeMap::from([(libc::SYS_socket, refused)]);
+    // Data in the first packet connects without connect().
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        let fast_open = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
+        rules.insert(call, vec![when(flags, Length::Dword, Compare::MaskedEq(fast_open), fast_open)?]);
+    }
+    if !has_namespaces {
+        rules.insert(libc::SYS_bind, Vec::new());
+        rules.insert(libc::SYS_listen, Vec::new());
+        rules.insert(libc::SYS_socketpair, addressable_pairs()?);
+    }
+    Ok(rules)
+}
+
 /// A pair of stream or seqpacket Unix sockets can only reach each other. Any other kind can also be addressed to
 /// a socket of the host by `sendmsg`, whose address a filter cannot read.
 fn addressable_pairs() -> Result<Vec<SeccompRule>, SeccompError> {
-    const TYPE: u64 = 0xf;
     const SOCK_PACKET: libc::c_int = 10;
     let mut rules = vec![when(0, Length::Dword, Compare::Ne, libc::AF_UNIX.unsigned_abs().into())?];
     for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_DCCP, SOCK_PACKET] {
         let kind = u64::from(kind.unsigned_abs());
-        rules.push(when(1, Length::Dword, Compare::MaskedEq(TYPE), kind)?);
+        rules.push(when(1, Length::Dword, Compare::MaskedEq(SOCKET_TYPE), kind)?);
     }
     Ok(rules)
+}
+
+/// New files whose bits would let a program run as the worker's user. `openat2`, whose mode a filter cannot read, is
+/// unknown in a shell for that reason; for `chmod` see [`attributes`].
+fn privileged_files() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
+    const CREATE: u64 = libc::O_CREAT.unsigned_abs() as u64;
+    // The flag of unnamed files, without that of folders which it comes with.
+    const UNNAMED: u64 = (libc::O_TMPFILE & !libc::O_DIRECTORY).unsigned_abs() as u64;
+    let set = |argument: u8, bits: u64| {
+        SeccompCondition::new(argument, Length::Dword, Compare::MaskedEq(bits), bits).map_err(failed)
+    };
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for bits in [libc::S_ISUID.into(), libc::S_ISGID.into()] {
+        let mut refuse = |call: libc::c_long, rule| rules.entry(call).or_default().push(rule);
+        for flag in [CREATE, UNNAMED] {
+            refuse(libc::SYS_openat, both(set(2, flag)?, set(3, bits)?)?);
+            #[cfg(target_arch = "x86_64")]
+            refuse(libc::SYS_open, both(set(1, flag)?, set(2, bits)?)?);
+        }
+        refuse(libc::SYS_mknodat, when(2, Length::Dword, Compare::MaskedEq(bits), bits)?);
+        #[cfg(target_arch = "x86_64")]
+        for call in [libc::SYS_creat, libc::SYS_mknod] {
+            refuse(call, when(1, Length::Dword, Compare::MaskedEq(bits), bits)?);
+        }
+    }
+    Ok(rules)
+}
+
+fn both(first: SeccompCondition, second: SeccompCondition) -> Result<SeccompRule, SeccompError> {
+    SeccompRule::new(vec![first, second]).map_err(failed)
 }
 
 fn when(argument: u8, length: Length, compare: Compare, value: u64) -> Result<SeccompRule, SeccompError> {
@@ -236,10 +309,14 @@ fn foreign_numbers() -> BpfProgram {
     ]
 }
 
-/// Hands the calls of [`attributes::CAUGHT`] and [`census::CAUGHT`] to whoever holds the descriptor returned; they
-/// wait for its answers.
-pub(crate) fn install_catching() -> Result<OwnedFd, SeccompError> {
-    let caught = [attributes::CAUGHT, census::CAUGHT].concat();
+/// Hands the calls that the supervisor answers to whoever holds the descriptor returned; they wait for its answers.
+///
+/// With namespaces, a connection needs no answer: it can reach nothing but the session's own network.
+pub(crate) fn install_catching(confinement: Confinement) -> Result<OwnedFd, SeccompError> {
+    let caught = match confinement {
+        Confinement::Namespaces => [census::CAUGHT, attributes::CAUGHT].concat(),
+        _ => [census::CAUGHT, connects::CAUGHT, attributes::CAUGHT].concat(),
+    };
     let mut program = vec![step(LOAD_WORD, 0, 0, NUMBER_OFFSET)];
     for (index, call) in caught.iter().enumerate() {
         let to_end = u8::try_from(caught.len() - index).expect("a handful of calls");

@@ -6,20 +6,18 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::pipe::PipeFlags;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
 
-use super::attributes;
 use super::census::{self, Census};
-use super::entry::{SHELL_OUTPUT_FD as OUT, SHELL_STATUS_FD as STATUS, START_FAILED, command};
+use super::child::{Child, Standard};
+use super::entry::{self, SHELL_OUTPUT_FD as OUT, SHELL_STATUS_FD as STATUS, START_FAILED};
 use super::protocol::{Settings, ToolOutcome};
 use super::system::{Answer, answer_call, receive_call};
+use super::{attributes, connects};
 use crate::tools::output::clean;
 use crate::tools::workspace::Workspace;
 
@@ -40,12 +38,12 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) struct Shell {
     child: Child,
-    process: OwnedFd,
     commands: OwnedFd,
     output: Option<OwnedFd>,
     status: Option<OwnedFd>,
     /// Where the calls that the supervisor answers come in; none before the shell has sent it, or unconfined.
     caught: Option<OwnedFd>,
+    proxy_port: Option<u16>,
     unsent: Vec<u8>,
     status_line: Vec<u8>,
     tail: Tail,
@@ -53,27 +51,22 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    pub(crate) fn start(settings: &Settings) -> std::io::Result<Self> {
+    pub(crate) fn start(settings: &Settings) -> Result<Self, Errno> {
         let (status, their_status) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        let mut child = command("shell", settings)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(their_status))
-            .spawn()?;
-        let commands = OwnedFd::from(child.stdin.take().expect("stdin is piped"));
-        let output = OwnedFd::from(child.stdout.take().expect("stdout is piped"));
+        let (their_commands, commands) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (output, their_output) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         for pipe in [&commands, &output, &status] {
-            set_nonblocking(pipe)?;
+            rustix::io::ioctl_fionbio(pipe, true)?;
         }
-        let pid = Pid::from_child(&child);
+        let standard = Standard { input: their_commands, output: their_output, error: their_status };
         Ok(Self {
-            process: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
-            child,
+            child: Child::fork(standard, || entry::shell(settings))?,
             commands,
             output: Some(output),
             status: Some(status),
             caught: None,
+            proxy_port: settings.proxy_port,
             unsent: Vec::new(),
             status_line: Vec::new(),
             tail: Tail::default(),
@@ -82,7 +75,7 @@ impl Shell {
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        Pid::from_child(&self.child).as_raw_nonzero().get()
+        self.child.pid()
     }
 
     /// Hands a command to the shell, which must not be running one.
@@ -115,7 +108,7 @@ impl Shell {
 
     /// What to wait for.
     pub(crate) fn interests(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let mut interests = vec![(self.process.as_fd(), PollFlags::IN)];
+        let mut interests = vec![(self.child.ended(), PollFlags::IN)];
         interests.extend(self.output.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)));
         interests.extend(self.caught.as_ref().map(|listener| (listener.as_fd(), PollFlags::IN)));
         interests.extend(self.status.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)));
@@ -136,9 +129,8 @@ impl Shell {
             self.read_output(waiting.and_then(Result::ok).unwrap_or(0) as usize);
             return Some(ended);
         }
-        let exited = self.child.try_wait().ok().flatten()?;
+        let code = self.child.try_wait()?;
         self.read_output(usize::MAX);
-        let code = exited.code().unwrap_or_else(|| 128 + exited.signal().unwrap_or(0));
         Some(Ended::ShellExited(code))
     }
 
@@ -216,10 +208,13 @@ impl Shell {
             }
             // A caller that was killed meanwhile is an error here, and nobody's business.
             let Ok(call) = receive_call(listener) else { continue };
+            let performed = |result: Result<(), Errno>| result.map_or_else(Answer::Refused, |()| Answer::Done);
             let answer = if census::CAUGHT.contains(&call.number) {
                 census.admit()
+            } else if connects::CAUGHT.contains(&call.number) {
+                performed(connects::perform(listener, &call, self.proxy_port))
             } else {
-                attributes::perform(workspace, &call).map_or_else(Answer::Refused, |()| Answer::Done)
+                performed(attributes::perform(workspace, &call))
             };
             answer_call(listener, &call, answer);
         }
@@ -288,11 +283,6 @@ pub(crate) fn outcome(code: i32, output: String) -> ToolOutcome {
         (_, true) => ToolOutcome::error(format!("bash: exit status {code}")),
         (_, false) => ToolOutcome::error(output),
     }
-}
-
-fn set_nonblocking(pipe: &OwnedFd) -> rustix::io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(pipe)?;
-    rustix::fs::fcntl_setfl(pipe, flags | OFlags::NONBLOCK)
 }
 
 #[cfg(test)]

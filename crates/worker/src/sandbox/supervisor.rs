@@ -5,20 +5,25 @@
 //! killing every descendant. When the worker is gone (its pipe ends) it kills all and exits.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::Value;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 use super::census::Census;
+use super::config::Confinement;
 use super::confine::{self, Role};
 use super::descendants;
 use super::files_link::{FilesLink, Heard};
+use super::namespaces;
 use super::protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
 use super::shell::{self, Ended, Shell};
 use crate::tools::output;
-use crate::tools::workspace::{SERVICE_DIR, Workspace};
+use crate::tools::workspace::{SESSION_FOLDERS, Workspace};
 
 const BASH_TIMEOUT_DEFAULT_MS: u64 = 120_000;
 /// How often the count of all processes of the host is looked at, which is one cheap call.
@@ -27,19 +32,44 @@ const GLANCE_IDLE: Duration = Duration::from_millis(100);
 
 /// Confines itself, serves calls until standard input ends, and leaves no process behind.
 pub(crate) fn main(settings: Settings) -> i32 {
-    let started = confine::apply(Role::Supervisor, &settings)
-        .map_err(|error| error.to_string())
-        .and_then(|abi| Supervisor::new(settings).map(|supervisor| (abi, supervisor)));
-    let (landlock_abi, mut supervisor) = match started {
+    let (landlock_abi, proxy, mut supervisor) = match start(settings) {
         Ok(started) => started,
         Err(message) => {
             send(&Reply::Failed { message });
             return 1;
         }
     };
-    send(&Reply::Ready { landlock_abi });
+    if hand_over(proxy, &Reply::Ready { landlock_abi }).is_err() {
+        return 1;
+    }
     supervisor.serve();
     i32::from(descendants::kill_all(None).is_err())
+}
+
+type Started = (Option<u32>, Option<OwnedFd>, Supervisor);
+
+fn start(settings: Settings) -> Result<Started, String> {
+    let (settings, proxy) = if settings.confinement == Confinement::Namespaces {
+        let moved = namespaces::enter(settings).map_err(|error| error.to_string())?;
+        (moved.settings, Some(moved.proxy))
+    } else {
+        (settings, None)
+    };
+    let abi = confine::apply(Role::Supervisor, &settings).map_err(|error| error.to_string())?;
+    Ok((abi, proxy, Supervisor::new(settings)?))
+}
+
+/// Tells the worker that all is ready, and gives it the listener that was made inside, which is then its alone.
+fn hand_over(proxy: Option<OwnedFd>, reply: &Reply) -> Result<(), Errno> {
+    let frame = encode(reply);
+    let descriptors: Vec<BorrowedFd<'_>> = proxy.iter().map(OwnedFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    // A frame this short goes out whole, on a socket that holds nothing yet.
+    sendmsg(std::io::stdout(), &[IoSlice::new(&frame)], &mut control, SendFlags::empty()).map(drop)
 }
 
 #[derive(Deserialize)]
@@ -69,9 +99,9 @@ impl Supervisor {
     /// Starts shell and helper at once, so that the first call need not wait for them.
     fn new(settings: Settings) -> Result<Self, String> {
         let workspace = Workspace::at(&settings.workspace).map_err(|error| format!("workspace: {error}"))?;
-        // A link that an earlier command put in the way is an error of later commands, nothing more.
-        if let Ok(path) = workspace.resolve(&format!("{SERVICE_DIR}/tmp/file")) {
-            let _ = workspace.create_parents(&path);
+        for folder in SESSION_FOLDERS {
+            // A link that an earlier command put in the way is an error of later commands, nothing more.
+            let _ = workspace.ensure_folder(folder.inside);
         }
         let shell = Shell::start(&settings).map_err(|error| format!("shell: {error}"))?;
         let files = FilesLink::start(&settings).map_err(|error| format!("file helper: {error}"))?;
@@ -194,7 +224,7 @@ impl Supervisor {
         let shell = match self.shell.take() {
             Some(shell) => shell,
             None => Shell::start(&self.settings)
-                .map_err(|error| ToolOutcome::error(format!("bash: the shell cannot start: {}", error.kind())))?,
+                .map_err(|error| ToolOutcome::error(format!("bash: the shell cannot start: {error}")))?,
         };
         Ok(self.shell.insert(shell))
     }
@@ -205,7 +235,7 @@ impl Supervisor {
             None => match FilesLink::start(&self.settings) {
                 Ok(files) => files,
                 Err(error) => {
-                    let text = format!("{tool}: the file helper cannot start: {}", error.kind());
+                    let text = format!("{tool}: the file helper cannot start: {error}");
                     return done(call, ToolOutcome::error(text));
                 }
             },

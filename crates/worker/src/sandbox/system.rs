@@ -3,6 +3,8 @@
 
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
 use seccompiler::sock_filter;
 
 /// Closes every descriptor from `first` on: what this process inherited without knowing.
@@ -102,6 +104,89 @@ pub(crate) fn answer_call(listener: impl AsFd, call: &CaughtCall, answer: Answer
     unsafe {
         libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer);
     }
+}
+
+/// Puts `source` in place of the caller's descriptor `target`, which has to be open.
+pub(crate) fn replace_descriptor(
+    listener: impl AsFd,
+    call: &CaughtCall,
+    source: impl AsFd,
+    target: u32,
+    closes_on_exec: bool,
+) -> Result<(), Errno> {
+    let mut added = libc::seccomp_notif_addfd {
+        id: call.id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SETFD.try_into().expect("the flag is 1"),
+        srcfd: source.as_fd().as_raw_fd().cast_unsigned(),
+        newfd: target,
+        newfd_flags: if closes_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+    };
+    // SAFETY: the request reads one such structure from the address. It changes the descriptors of the caller, which
+    // is another process and waits.
+    let result = unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut added) };
+    if result < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// Which of the two processes a fork returned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+/// Copies this process, which must have one thread only, as every sandbox process has.
+pub(crate) fn fork() -> Result<Fork, Errno> {
+    // SAFETY: a sandbox process never starts a second thread, so no lock can be held by a thread that the copy lacks.
+    let result = unsafe { libc::fork() };
+    match Pid::from_raw(result) {
+        Some(pid) if result > 0 => Ok(Fork::Parent(pid)),
+        None => Ok(Fork::Child),
+        Some(_) => Err(last_error()),
+    }
+}
+
+/// Moves this process, which must have one thread only, into namespaces of its own.
+pub(crate) fn enter_namespaces() -> Result<(), Errno> {
+    let flags = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    // SAFETY: the table of descriptors stays shared with nobody: `FILES` is not among the flags.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Takes rights from a mount and from every mount below it.
+pub(crate) fn restrict_mount(tree: impl AsFd, attributes: u64, is_recursive: bool) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let recursive = if is_recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the call reads an empty text and one structure of the length given, both alive through it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// Switches on the loopback interface of this process's network namespace.
+pub(crate) fn start_loopback(socket: impl AsFd) -> Result<(), Errno> {
+    // SAFETY: the structure is plain integers and characters, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, letter) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *place = letter.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING).try_into().expect("both flags are small");
+    // SAFETY: the request reads one such structure from the address.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
 fn last_error() -> Errno {

@@ -2,7 +2,7 @@
 //!
 //! The contract (inputs, result texts, limits) is that of `agent_toolset_20260401`; what a model is told about each
 //! tool is `session::toolset`'s. Bash lives in the supervisor, [`crate::sandbox`]; the file tools run in its confined
-//! helper. Tools have no network yet: every socket is refused.
+//! helper.
 
 pub(crate) mod edit;
 pub(crate) mod files;

@@ -1,4 +1,5 @@
-//! The session's folder as the file tools see it: `/workspace` and everything below, nothing else.
+//! The session's folder as the file tools see it: `/workspace` and everything below, the folders that it holds under
+//! other names ([`SESSION_FOLDERS`]), and nothing else.
 //!
 //! [`Workspace::resolve`] follows every symbolic link itself and refuses what leads out; what it returns holds no
 //! link, and [`Workspace::open`] tells the kernel to follow none (`openat2`, `RESOLVE_BENEATH` and
@@ -18,6 +19,22 @@ pub(crate) const NAME: &str = "/workspace";
 
 /// The service's own folder inside the workspace: temporary files and outputs too long for an answer.
 pub(crate) const SERVICE_DIR: &str = ".agent";
+
+/// A folder that the model knows under a path of its own and that lies inside the workspace.
+#[derive(Debug)]
+pub(crate) struct SessionFolder {
+    pub path: &'static str,
+    pub inside: &'static str,
+    pub is_writable: bool,
+}
+
+/// Kept in the workspace, so that they follow the session and count with it. With namespaces they are mounted at
+/// their paths; the file tools know the paths at every level.
+pub(crate) const SESSION_FOLDERS: [SessionFolder; 3] = [
+    SessionFolder { path: "/tmp", inside: ".agent/tmp", is_writable: true },
+    SessionFolder { path: "/mnt/session/outputs", inside: ".agent/session/outputs", is_writable: true },
+    SessionFolder { path: "/mnt/session/uploads", inside: ".agent/session/uploads", is_writable: false },
+];
 
 const SYMLINK_HOPS_MAX: usize = 40;
 const RACE_RETRIES: usize = 64;
@@ -66,13 +83,19 @@ pub(crate) fn phrase(error: Errno) -> &'static str {
 }
 
 /// A path below the workspace, without links, `.` or `..`; empty for the workspace itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Inside(PathBuf);
 
 impl Inside {
     /// The path as the model knows it.
     pub(crate) fn display(&self) -> String {
-        if self.0.as_os_str().is_empty() { NAME.to_owned() } else { format!("{NAME}/{}", self.0.to_string_lossy()) }
+        let below = |root: &str, path: &Path| {
+            if path.as_os_str().is_empty() { root.to_owned() } else { format!("{root}/{}", path.to_string_lossy()) }
+        };
+        SESSION_FOLDERS
+            .iter()
+            .find_map(|folder| Some(below(folder.path, self.0.strip_prefix(folder.inside).ok()?)))
+            .unwrap_or_else(|| below(NAME, &self.0))
     }
 
     pub(crate) fn as_path(&self) -> &Path {
@@ -142,11 +165,7 @@ impl Workspace {
 
     /// Puts the parts of `path` before those that are still to be resolved.
     fn queue(&self, path: &Path, left: &mut VecDeque<OsString>) -> Result<(), PathError> {
-        let below = if path.is_absolute() {
-            path.strip_prefix(NAME).or_else(|_| path.strip_prefix(&self.real_path)).map_err(|_| PathError::Outside)?
-        } else {
-            path
-        };
+        let below = if path.is_absolute() { self.below(path)? } else { path.to_owned() };
         for part in below.components().rev() {
             match part {
                 Component::Normal(name) => left.push_front(name.to_owned()),
@@ -155,6 +174,17 @@ impl Workspace {
             }
         }
         Ok(())
+    }
+
+    /// An absolute path as one below the workspace.
+    fn below(&self, path: &Path) -> Result<PathBuf, PathError> {
+        if let Ok(below) = path.strip_prefix(NAME).or_else(|_| path.strip_prefix(&self.real_path)) {
+            return Ok(below.to_owned());
+        }
+        SESSION_FOLDERS
+            .iter()
+            .find_map(|folder| Some(Path::new(folder.inside).join(path.strip_prefix(folder.path).ok()?)))
+            .ok_or(PathError::Outside)
     }
 
     /// What the link at `path` points to; none if it is no link or does not exist.
@@ -202,6 +232,13 @@ impl Workspace {
         Ok(())
     }
 
+    /// Makes a folder of the service's own, and those above it, unless it is there.
+    pub(crate) fn ensure_folder(&self, inside: &str) -> Result<Inside, PathError> {
+        let path = self.resolve(inside)?;
+        self.create_parents(&path.join("file".as_ref()))?;
+        Ok(path)
+    }
+
     /// Whether a resolved path is a folder.
     pub(crate) fn is_dir(&self, path: &Inside) -> Result<bool, PathError> {
         let file = self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
@@ -245,6 +282,13 @@ mod tests {
             ("/etc/passwd", Err(PathError::Outside)),
             ("away", Err(PathError::Outside)),
             ("a/up/x", Err(PathError::Outside)),
+            ("/tmp/a/b", Ok("/tmp/a/b")),
+            ("/tmp", Ok("/tmp")),
+            (".agent/tmp/x", Ok("/tmp/x")),
+            ("/tmp/../../x", Ok("/workspace/x")),
+            ("/tmp/../../../x", Err(PathError::Outside)),
+            ("/mnt/session/outputs/report", Ok("/mnt/session/outputs/report")),
+            ("/mnt/other", Err(PathError::Outside)),
             ("loop", Err(PathError::System(Errno::LOOP))),
             ("a\0b", Err(PathError::System(Errno::INVAL))),
         ] {

@@ -2,11 +2,20 @@
 
 use serde_json::json;
 
-use crate::support::Place;
+use crate::support::{Place, at_every_level};
 
-#[tokio::test]
-async fn the_shell_keeps_its_state_between_calls() {
-    let place = Place::new();
+at_every_level!(
+    the_shell_keeps_its_state_between_calls,
+    output_is_merged_stripped_and_trimmed,
+    a_failing_command_is_an_error_with_its_output,
+    a_shell_that_exits_is_replaced,
+    restart_gives_a_fresh_shell,
+    a_timeout_kills_the_shell_and_is_an_error,
+    the_environment_is_a_fixed_list,
+    the_end_of_a_long_output_is_kept_and_previewed,
+);
+
+async fn the_shell_keeps_its_state_between_calls(place: Place) {
     let mut tools = place.sandbox().await;
     assert_eq!(tools.bash("mkdir sub && cd sub && export A=1 B='it'\\''s'").await, "(no output)");
     assert_eq!(tools.bash("basename \"$PWD\"; echo \"$A $B\"").await, "sub\n1 it's");
@@ -14,18 +23,14 @@ async fn the_shell_keeps_its_state_between_calls() {
     assert_eq!(tools.bash("f; jobs -p | wc -l").await, "from-f\n1");
 }
 
-#[tokio::test]
-async fn output_is_merged_stripped_and_trimmed() {
-    let place = Place::new();
+async fn output_is_merged_stripped_and_trimmed(place: Place) {
     let mut tools = place.sandbox().await;
     assert_eq!(tools.bash("echo out; echo err >&2; printf '\\e[31mred\\e[0m\\n\\n'").await, "out\nerr\nred");
     assert_eq!(tools.bash("printf 'a\\0b\\xff'").await, "ab\u{fffd}");
     assert_eq!(tools.bash("cat; read x; echo \"[$x]\"").await, "[]");
 }
 
-#[tokio::test]
-async fn a_failing_command_is_an_error_with_its_output() {
-    let place = Place::new();
+async fn a_failing_command_is_an_error_with_its_output(place: Place) {
     let mut tools = place.sandbox().await;
     assert_eq!(tools.bash_error("echo before; false").await, "before");
     assert_eq!(tools.bash_error("false").await, "bash: exit status 1");
@@ -35,9 +40,7 @@ async fn a_failing_command_is_an_error_with_its_output() {
     assert_eq!(tools.bash("echo still here").await, "still here");
 }
 
-#[tokio::test]
-async fn a_shell_that_exits_is_replaced() {
-    let place = Place::new();
+async fn a_shell_that_exits_is_replaced(place: Place) {
     let mut tools = place.sandbox().await;
     tools.bash("A=1").await;
     assert_eq!(tools.bash_error("echo bye; exit 3").await, "bye");
@@ -47,9 +50,7 @@ async fn a_shell_that_exits_is_replaced() {
     assert_eq!(tools.bash("echo found").await, "found");
 }
 
-#[tokio::test]
-async fn restart_gives_a_fresh_shell() {
-    let place = Place::new();
+async fn restart_gives_a_fresh_shell(place: Place) {
     let mut tools = place.sandbox().await;
     tools.bash("A=1; cd /; sleep 1000 &").await;
     assert_eq!(tools.ok("bash", json!({"restart": true})).await, "bash session restarted");
@@ -59,9 +60,7 @@ async fn restart_gives_a_fresh_shell() {
     assert!(tools.error("bash", json!({"command": "a\0b"})).await.starts_with("bash: "));
 }
 
-#[tokio::test]
-async fn a_timeout_kills_the_shell_and_is_an_error() {
-    let place = Place::new();
+async fn a_timeout_kills_the_shell_and_is_an_error(place: Place) {
     let mut tools = place.sandbox().await;
     let text = tools.error("bash", json!({"command": "A=1; echo part; sleep 1000", "timeout_ms": 300})).await;
     assert!(text.starts_with("bash: command timed out after 0.3s"), "{text}");
@@ -73,12 +72,15 @@ async fn a_timeout_kills_the_shell_and_is_an_error() {
     );
 }
 
-#[tokio::test]
-async fn the_environment_is_a_fixed_list() {
-    let place = Place::new();
+async fn the_environment_is_a_fixed_list(place: Place) {
     let mut tools = place.sandbox().await;
-    let names = tools.bash("env | cut -d= -f1 | sort | tr '\\n' ' '").await;
-    assert_eq!(names, "HOME LANG PATH PWD SHLVL TAR_OPTIONS TERM TMPDIR _ ");
+    let names = tools.bash("env | cut -d= -f1 | LC_ALL=C sort | tr '\\n' ' '").await;
+    let tmpdir = if place.has_namespaces() { "" } else { "TMPDIR " };
+    let expected = format!(
+        "ALL_PROXY HOME HTTPS_PROXY HTTP_PROXY LANG NO_PROXY PATH PWD SHLVL TAR_OPTIONS TERM {tmpdir}_ all_proxy \
+         http_proxy https_proxy no_proxy "
+    );
+    assert_eq!(names, expected);
     assert_eq!(tools.bash("ls -A; mktemp >/dev/null && ls -d \"$HOME\"/.agent/tmp/tmp.* | wc -l").await, ".agent\n1");
     assert_eq!(
         tools.bash("bash -c 'for fd in {0..300}; do [ -e /proc/$$/fd/$fd ] && echo $fd; done' | tr '\\n' ' '").await,
@@ -86,9 +88,7 @@ async fn the_environment_is_a_fixed_list() {
     );
 }
 
-#[tokio::test]
-async fn the_end_of_a_long_output_is_kept_and_previewed() {
-    let place = Place::new();
+async fn the_end_of_a_long_output_is_kept_and_previewed(place: Place) {
     let mut tools = place.sandbox().await;
     let text = tools.bash("head -c 90000 /dev/zero | tr '\\0' x").await;
     assert_eq!(text.len(), 90_000);

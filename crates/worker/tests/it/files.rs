@@ -2,20 +2,29 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::{Place, at_every_level};
+
+at_every_level!(
+    write_and_read_give_back_the_same_text,
+    read_selects_lines,
+    read_shows_images_and_refuses_other_binaries,
+    a_long_read_is_previewed,
+    edit_replaces_what_it_was_told_to,
+    glob_lists_newest_first,
+    grep_finds_lines,
+);
 
 fn path(file_path: &str) -> Value {
     json!({"file_path": file_path})
 }
 
-#[tokio::test]
-async fn write_and_read_give_back_the_same_text() {
-    let place = Place::new();
+async fn write_and_read_give_back_the_same_text(place: Place) {
     let mut tools = place.sandbox().await;
     let text = "first\r\nsécond\n\n";
     let wrote = tools.ok("write", json!({"file_path": "a/b/c.txt", "content": text})).await;
     assert_eq!(wrote, "wrote 16 bytes to a/b/c.txt");
-    for name in ["a/b/c.txt", "/workspace/a/b/c.txt", place.workspace().join("a/b/c.txt").to_str().unwrap()] {
+    let own = tools.bash("pwd").await;
+    for name in ["a/b/c.txt", "/workspace/a/b/c.txt", &format!("{own}/a/b/c.txt")] {
         assert_eq!(tools.ok("read", path(name)).await, text);
     }
     assert_eq!(tools.bash("cat a/b/c.txt | wc -c").await, "16");
@@ -27,9 +36,7 @@ async fn write_and_read_give_back_the_same_text() {
     assert_eq!(tools.error("write", json!({"file_path": "a", "content": ""})).await, "write: a: is a directory");
 }
 
-#[tokio::test]
-async fn read_selects_lines() {
-    let place = Place::new();
+async fn read_selects_lines(place: Place) {
     let mut tools = place.sandbox().await;
     tools
         .bash("printf 'one\\ntwo\\nthree\\n' >f; seq 1 400000 >big; head -c 300000 /dev/zero | tr '\\0' x >line")
@@ -55,9 +62,7 @@ async fn read_selects_lines() {
     assert_eq!(text, "read: view_range must be [start_line, end_line]");
 }
 
-#[tokio::test]
-async fn read_shows_images_and_refuses_other_binaries() {
-    let place = Place::new();
+async fn read_shows_images_and_refuses_other_binaries(place: Place) {
     let mut tools = place.sandbox().await;
     tools
         .bash("printf 'abc' >i.PNG; printf 'abc' >d.pdf; printf '\\xff\\xfe' >b; head -c 5000000 /dev/zero >big.jpg")
@@ -74,9 +79,7 @@ async fn read_shows_images_and_refuses_other_binaries() {
     assert_eq!(text, "read: view_range is not supported for image/PDF files");
 }
 
-#[tokio::test]
-async fn a_long_read_is_previewed() {
-    let place = Place::new();
+async fn a_long_read_is_previewed(place: Place) {
     let mut tools = place.sandbox().await;
     tools.bash("head -c 100000 /dev/zero | tr '\\0' x >short; seq 1 20000 >long").await;
     assert_eq!(tools.ok("read", path("short")).await.len(), 100_000);
@@ -85,9 +88,7 @@ async fn a_long_read_is_previewed() {
     assert!(text.ends_with("20000\n") && text.len() < 12_000);
 }
 
-#[tokio::test]
-async fn edit_replaces_what_it_was_told_to() {
-    let place = Place::new();
+async fn edit_replaces_what_it_was_told_to(place: Place) {
     let mut tools = place.sandbox().await;
     tools.bash("printf 'a b a' >f; head -c 300000 /dev/zero >big; printf '\\xff' >bin").await;
     let edit = |old: &str, new: &str| json!({"file_path": "f", "old_string": old, "new_string": new});
@@ -105,9 +106,7 @@ async fn edit_replaces_what_it_was_told_to() {
     assert!(tools.error("edit", of("bin")).await.contains("not valid UTF-8"));
 }
 
-#[tokio::test]
-async fn glob_lists_newest_first() {
-    let place = Place::new();
+async fn glob_lists_newest_first(place: Place) {
     let mut tools = place.sandbox().await;
     tools.bash("mkdir -p s/t; touch -d @100 a.rs; touch -d @300 s/b.rs; touch -d @200 s/t/c.rs; touch s/x.txt; ln -s /etc/passwd p.rs; ln -s a.rs l.rs; touch -h -d @50 l.rs").await;
     let glob = |pattern: &str| json!({"pattern": pattern});
@@ -124,9 +123,7 @@ async fn glob_lists_newest_first() {
     assert_eq!(tools.ok("glob", glob("many/*")).await.lines().count(), 200);
 }
 
-#[tokio::test]
-async fn grep_finds_lines() {
-    let place = Place::new();
+async fn grep_finds_lines(place: Place) {
     let mut tools = place.sandbox().await;
     tools
         .bash("mkdir -p .git node_modules s; for d in .git node_modules s .; do echo 'needle here' >$d/f; done; printf 'needle\\0' >bin; ln -s /etc/passwd link; printf 'x\\r\\nneedle é\\r\\n' >crlf")

@@ -6,11 +6,26 @@ use tokio_util::sync::CancellationToken;
 use worker::Limits;
 use worker::sandbox::CallEnd;
 
-use crate::support::{Place, SECRET, is_alive};
+use crate::support::{Inside, Place, SECRET, at_every_level, is_alive};
 
-#[tokio::test]
-async fn files_outside_cannot_be_read_or_changed_by_bash() {
-    let place = Place::new();
+at_every_level!(
+    files_outside_cannot_be_read_or_changed_by_bash,
+    modes_and_owners_can_be_changed_inside,
+    file_tools_stay_in_the_workspace,
+    a_link_swapped_while_tools_run_leads_nowhere,
+    the_worker_and_its_processes_are_out_of_reach,
+    nothing_of_the_host_can_be_connected_to,
+    fifty_megabytes_of_output_take_little_memory,
+    no_process_survives_its_call_its_timeout_or_its_session,
+    a_worker_that_dies_takes_its_processes_along,
+    signals_to_the_workers_group_leave_the_supervisor_to_clean_up,
+    a_killed_supervisor_takes_its_shell_along,
+    a_fork_bomb_is_held_at_the_process_limit,
+    memory_and_file_sizes_are_limited,
+    nonsense_input_is_an_error_for_the_model,
+);
+
+async fn files_outside_cannot_be_read_or_changed_by_bash(place: Place) {
     let other = place.config.workspaces_dir.join("sesn_other");
     std::fs::create_dir_all(&other).unwrap();
     std::fs::write(other.join("secret"), SECRET).unwrap();
@@ -27,21 +42,22 @@ async fn files_outside_cannot_be_read_or_changed_by_bash() {
         "cat root/etc/shadow".to_owned(),
         "cat /root/.bashrc || ls /root".to_owned(),
         "ls /home".to_owned(),
-        "ls /tmp".to_owned(),
-        "ls ..".to_owned(),
-        "ls /proc /dev /run /var /etc".to_owned(),
+        "ls /run".to_owned(),
+        "ls /var".to_owned(),
+        "cat /proc/1/environ".to_owned(),
         "ln data/secret stolen && cat stolen".to_owned(),
         "mv data/secret stolen".to_owned(),
         "cp data/secret stolen".to_owned(),
         "echo x >data/new".to_owned(),
         "echo x >>data/secret".to_owned(),
         "truncate -s 0 data/secret".to_owned(),
-        "rm -f data/secret".to_owned(),
+        "rm data/secret".to_owned(),
         "mkdir data/new".to_owned(),
         "chmod 777 data/secret".to_owned(),
         "chmod 000 data".to_owned(),
         "chmod -R 000 ../../data".to_owned(),
         "chown 12345 data/secret".to_owned(),
+        "[ \"$(ls -A .. | grep other)\" ]".to_owned(),
         "setfattr -n user.x -v y data/secret".to_owned(),
         "perl -e 'exit 1 unless chmod(0777, \"data/secret\")'".to_owned(),
         "perl -e 'exit 1 unless truncate(\"data/secret\", 0)'".to_owned(),
@@ -51,17 +67,15 @@ async fn files_outside_cannot_be_read_or_changed_by_bash() {
         "unshare -r true".to_owned(),
         "chroot . true".to_owned(),
     ] {
-        let text = tools.bash_error(&command).await;
-        assert!(!text.contains(SECRET), "{command}: {text}");
+        let outcome = tools.outcome("bash", json!({"command": command})).await;
+        assert!(outcome.is_error && !outcome.as_text().unwrap().contains(SECRET), "{command}: {outcome:?}");
     }
     assert_eq!(std::fs::read_to_string(data.join("secret")).unwrap(), SECRET);
     assert_eq!(mode(), before);
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 1);
 }
 
-#[tokio::test]
-async fn modes_and_owners_can_be_changed_inside() {
-    let place = Place::new();
+async fn modes_and_owners_can_be_changed_inside(place: Place) {
     let mut tools = place.sandbox().await;
     tools.bash("printf '#!/bin/sh\\necho run' >x; chmod +x x; [ \"$(./x)\" = run ]").await;
     assert_eq!(
@@ -71,14 +85,14 @@ async fn modes_and_owners_can_be_changed_inside() {
     assert_eq!(tools.bash("ln -s x ../../l; chmod 640 ../../l; stat -c %a ../../x").await, "640");
     assert_eq!(tools.bash("perl -e 'open(F, \">\", \"f\"); chmod(0604, *F) or die $!'; stat -c %a f").await, "604");
     tools.bash("cp -p f g && chown $(id -u) g && tar cf t f g && mkdir o && tar xf t -C o").await;
+    let suid = "perl -MFcntl -e 'sysopen(F, \"s\", O_CREAT|O_WRONLY, 04755) and print \"made\"; exit 1'";
+    assert_eq!(tools.bash_error(suid).await, "bash: exit status 1");
     assert!(tools.bash_error("chmod 600 missing").await.contains("No such file"));
     assert!(tools.bash_error("chown 12345 g").await.contains("not permitted"));
     tools.bash("cd; git init -q r && cd r && git -c user.name=n -c user.email=e commit -q --allow-empty -m m").await;
 }
 
-#[tokio::test]
-async fn file_tools_stay_in_the_workspace() {
-    let place = Place::new();
+async fn file_tools_stay_in_the_workspace(place: Place) {
     let mut tools = place.sandbox().await;
     let secret = place.data().join("secret");
     tools.bash(&format!("ln -s {} link; ln -s ../../data dir; ln -s dir/secret chain", secret.display())).await;
@@ -91,6 +105,7 @@ async fn file_tools_stay_in_the_workspace() {
         "chain",
         "/etc/passwd",
         "/workspace/../x",
+        "/tmp/../../../x",
     ];
     for path in outside {
         for (tool, input) in [
@@ -116,9 +131,7 @@ async fn file_tools_stay_in_the_workspace() {
     assert_eq!(std::fs::read_to_string(secret).unwrap(), SECRET);
 }
 
-#[tokio::test]
-async fn a_link_swapped_while_tools_run_leads_nowhere() {
-    let place = Place::new();
+async fn a_link_swapped_while_tools_run_leads_nowhere(place: Place) {
     let mut tools = place.sandbox().await;
     let data = place.data();
     tools.bash("mkdir real; echo harmless >real/secret; mkdir away").await;
@@ -135,18 +148,16 @@ async fn a_link_swapped_while_tools_run_leads_nowhere() {
     assert_eq!(std::fs::read_to_string(data.join("secret")).unwrap(), SECRET);
 }
 
-#[tokio::test]
-async fn the_worker_and_its_processes_are_out_of_reach() {
-    let place = Place::new();
+async fn the_worker_and_its_processes_are_out_of_reach(place: Place) {
     let mut tools = place.sandbox().await;
     let worker = std::process::id();
     let supervisor = tools.0.process_id().unwrap();
     for pid in [worker, supervisor] {
         for command in [
             format!("cat /proc/{pid}/environ"),
-            format!("cat /proc/{pid}/cmdline"),
             format!("cat /proc/{pid}/maps"),
-            format!("ls /proc/{pid}/fd"),
+            format!("readlink /proc/{pid}/fd/0"),
+            format!("cat /proc/{pid}/mem"),
             format!("cat /proc/{pid}/root/etc/passwd"),
             format!("kill -0 {pid}"),
             format!("kill -9 {pid}"),
@@ -164,9 +175,11 @@ async fn the_worker_and_its_processes_are_out_of_reach() {
     assert!(is_alive(supervisor.cast_signed()));
 }
 
-#[tokio::test]
-async fn there_is_no_network() {
-    let place = Place::new();
+fn quoted(command: &str) -> String {
+    format!("'{}'", command.replace('\'', r"'\''"))
+}
+
+async fn nothing_of_the_host_can_be_connected_to(place: Place) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let path = place.workspace().join("socket");
@@ -175,16 +188,14 @@ async fn there_is_no_network() {
     unix.set_nonblocking(true).unwrap();
     let mut tools = place.sandbox().await;
     for command in [
-        format!("exec 3<>/dev/tcp/127.0.0.1/{port}"),
+        format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read -u 3 line"),
         format!("exec 3<>/dev/udp/127.0.0.1/{port}"),
-        "timeout 5 curl -s http://127.0.0.1/ || timeout 5 wget -q --tries 1 http://127.0.0.1/".to_owned(),
-        "perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) or die $!'".to_owned(),
-        "perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0) or die $!'".to_owned(),
         "perl -e 'socket(S, 16, 3, 0) or die $!'".to_owned(),
-        "perl -MSocket -e 'socketpair(A, B, PF_UNIX, SOCK_DGRAM, 0) or die $!'".to_owned(),
-        "/usr/bin/python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 80))'".to_owned(),
-        "/usr/bin/python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)'".to_owned(),
+        "perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 0) or die $!'".to_owned(),
+        "perl -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 1) or die $!'".to_owned(),
+        "perl -MSocket -e 'socket(S, PF_INET6, SOCK_STREAM, 262) or die $!'".to_owned(),
     ] {
+        let command = format!("timeout 5 bash -c {}", quoted(&command));
         tools.bash_error(&command).await;
     }
     tools.bash("perl -MSocket -e 'socketpair(A, B, PF_UNIX, SOCK_STREAM, 0) or die; syswrite(A, \"x\"); sysread(B, $x, 1) or die'").await;
@@ -193,9 +204,7 @@ async fn there_is_no_network() {
     assert_eq!(unix.recv(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
-#[tokio::test]
-async fn fifty_megabytes_of_output_take_little_memory() {
-    let place = Place::new();
+async fn fifty_megabytes_of_output_take_little_memory(place: Place) {
     let mut tools = place.sandbox().await;
     let text = tools.bash("head -c 52428800 /dev/zero | tr '\\0' x; echo end").await;
     assert!(text.ends_with("end") && text.len() < 12_000);
@@ -215,14 +224,13 @@ const SURVIVORS: [&str; 5] = [
     "perl -e 'exit if fork; exit if fork; $| = 1; print \"$$\\n\"; $0 = \"x) S 1 (y\"; sleep 1000' &",
 ];
 
-#[tokio::test]
-async fn no_process_survives_its_call_its_timeout_or_its_session() {
+async fn no_process_survives_its_call_its_timeout_or_its_session(place: Place) {
     for survivor in SURVIVORS {
-        let place = Place::new();
         let mut tools = place.sandbox().await;
         let command = format!("exec 3>pid; {{ {survivor} }} >&3; until [ -s pid ]; do sleep 0.01; done; cat pid");
         let start = async |tools: &mut crate::support::Tools| {
             let pid: i32 = tools.bash(&format!("rm -f pid; {command}")).await.trim().parse().unwrap();
+            let pid = Inside::of(tools, &place).host_pid(pid);
             assert!(is_alive(pid), "{survivor}");
             pid
         };
@@ -243,11 +251,10 @@ async fn no_process_survives_its_call_its_timeout_or_its_session() {
     }
 }
 
-#[tokio::test]
-async fn a_worker_that_dies_takes_its_processes_along() {
-    let place = Place::new();
+async fn a_worker_that_dies_takes_its_processes_along(place: Place) {
     let mut tools = place.sandbox().await;
     let pid: i32 = tools.bash("setsid sleep 1000 & echo $!").await.parse().unwrap();
+    let pid = Inside::of(&tools, &place).host_pid(pid);
     let supervisor = tools.0.process_id().unwrap().cast_signed();
     // What the death of the worker looks like from inside: its end of the pipe is closed.
     drop(tools);
@@ -260,28 +267,19 @@ async fn a_worker_that_dies_takes_its_processes_along() {
     panic!("the sandbox outlives its worker");
 }
 
-/// How many processes stand in a folder, as those of a sandbox do in its workspace.
-fn count_in(folder: &std::path::Path) -> usize {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    processes.filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder)).count()
-}
-
-#[tokio::test]
-async fn signals_to_the_workers_group_leave_the_supervisor_to_clean_up() {
-    let place = Place::new();
+async fn signals_to_the_workers_group_leave_the_supervisor_to_clean_up(place: Place) {
     let tools = place.sandbox().await;
     let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let group = |pid| stat(pid).rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap().to_owned();
-    let supervisor = tools.0.process_id().unwrap();
+    let supervisor = Inside::of(&tools, &place).processes().into_iter().min().unwrap().cast_unsigned();
     assert_ne!(group(supervisor), group(std::process::id()));
     assert_eq!(group(supervisor), supervisor.to_string());
 }
 
-#[tokio::test]
-async fn a_killed_supervisor_takes_its_shell_along() {
-    let place = Place::new();
+async fn a_killed_supervisor_takes_its_shell_along(place: Place) {
     let mut tools = place.sandbox().await;
     let shell: i32 = tools.bash("echo $$").await.parse().unwrap();
+    let shell = Inside::of(&tools, &place).host_pid(shell);
     let supervisor = rustix_pid(tools.0.process_id().unwrap());
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
     for _ in 0..1000 {
@@ -297,12 +295,11 @@ fn rustix_pid(pid: u32) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(pid.cast_signed()).unwrap()
 }
 
-#[tokio::test]
-async fn a_fork_bomb_is_held_at_the_process_limit() {
-    let place = Place::with_limits(Limits { processes_max: 50, ..Limits::default() });
+async fn a_fork_bomb_is_held_at_the_process_limit(place: Place) {
+    let place = place.with_limits(Limits { processes_max: 50, ..Limits::default() });
     let mut tools = place.sandbox().await;
     let bomb = json!({"command": "bomb() { bomb | bomb & }; bomb 2>/dev/null; sleep 1000", "timeout_ms": 2000});
-    let workspace = place.workspace();
+    let inside = Inside::of(&tools, &place);
     let mut counts = Vec::new();
     let text = {
         let call = tools.error("bash", bomb);
@@ -310,7 +307,7 @@ async fn a_fork_bomb_is_held_at_the_process_limit() {
         loop {
             tokio::select! {
                 text = &mut call => break text,
-                () = tokio::time::sleep(Duration::from_millis(20)) => counts.push(count_in(&workspace)),
+                () = tokio::time::sleep(Duration::from_millis(20)) => counts.push(inside.processes().len()),
             }
         }
     };
@@ -318,21 +315,20 @@ async fn a_fork_bomb_is_held_at_the_process_limit() {
     let most = counts.into_iter().max().unwrap();
     // The supervisor stands there too, and those that were just admitted may not be counted yet.
     assert!((20..=80).contains(&most), "{most} processes at once");
-    assert_eq!(count_in(&workspace), 2, "the bomb is gone, supervisor and file helper stay");
+    assert_eq!(inside.processes().len(), 2, "the bomb is gone, supervisor and file helper stay");
     assert_eq!(tools.bash("echo alive").await, "alive");
     let forks = "perl -e 'for (1..100) { defined fork or print(\"no more\\n\"), exit }' | sort -u";
     assert_eq!(tools.bash(forks).await, "no more");
 }
 
-#[tokio::test]
-async fn memory_and_file_sizes_are_limited() {
+async fn memory_and_file_sizes_are_limited(place: Place) {
     let limits = Limits {
         process_memory_bytes_max: 256 << 20,
         memory_bytes_max: 200 << 20,
         file_bytes_max: 1 << 20,
         ..Limits::default()
     };
-    let place = Place::with_limits(limits);
+    let place = place.with_limits(limits);
     let mut tools = place.sandbox().await;
     assert!(!tools.bash_error("perl -e '$x = \"x\" x (1 << 30); print length $x'").await.contains("1073741824"));
     tools.bash_error("head -c 2000000 /dev/zero >big").await;
@@ -343,9 +339,7 @@ async fn memory_and_file_sizes_are_limited() {
     assert_eq!(tools.bash("ulimit -c").await, "0");
 }
 
-#[tokio::test]
-async fn nonsense_input_is_an_error_for_the_model() {
-    let place = Place::new();
+async fn nonsense_input_is_an_error_for_the_model(place: Place) {
     let mut tools = place.sandbox().await;
     for tool in ["bash", "read", "write", "edit", "glob", "grep", "rm"] {
         for input in [Value::Null, json!([]), json!("x"), json!({"command": [], "file_path": 1, "pattern": {}})] {

@@ -1,12 +1,12 @@
 //! What the probe finds, here and where nothing is confined.
 
-use worker::{Confinement, probe};
+use worker::{Confinement, probe, settle};
 
-use crate::support::Place;
+use crate::support::{Place, at_every_level, has_namespaces};
 
-#[tokio::test]
-async fn everything_is_held_on_a_machine_with_landlock() {
-    let place = Place::new();
+at_every_level!(everything_is_held);
+
+async fn everything_is_held(place: Place) {
     let report = probe(&place.config).await;
     assert!(report.is_sufficient(), "{report}");
     let missing: Vec<_> = report.rows.iter().filter(|row| !row.held).collect();
@@ -17,13 +17,25 @@ async fn everything_is_held_on_a_machine_with_landlock() {
 }
 
 #[tokio::test]
+async fn the_strongest_level_is_found_and_a_weaker_one_explained() {
+    let place = Place::new();
+    let (config, report) = settle(&place.config).await;
+    assert!(report.is_sufficient(), "{report}");
+    let first = &report.rows[0];
+    assert_eq!((first.name, first.required), ("namespaces of its own", has_namespaces()));
+    assert_eq!(config.confinement == Confinement::Namespaces, has_namespaces());
+    assert!(!first.detail.is_empty());
+}
+
+#[tokio::test]
 async fn without_confinement_the_probe_finds_every_hole() {
     let mut place = Place::new();
     place.config.confinement = Confinement::Off;
     let report = probe(&place.config).await;
     for row in &report.rows {
-        // Clean-up of processes does not depend on confinement, nor does a usable workspace.
-        let is_kept = row.name.starts_with("every descendant") || row.name.starts_with("the shell can use");
+        // Clean-up of processes does not depend on confinement, nor does a usable workspace or the way out.
+        let is_kept = ["every descendant", "the shell can use", "the egress proxy"];
+        let is_kept = is_kept.iter().any(|kept| row.name.starts_with(kept));
         // Some calls need a privilege that the tests' user may lack anyway.
         let depends = row.name.starts_with("dangerous");
         assert!(row.held == is_kept || depends, "{report}");
