@@ -160,6 +160,8 @@ fn sandbox(section: &WorkerSection, data_dir: &Path) -> SandboxConfig {
         file_bytes_max: section.limits.max_file_size.get(),
         open_files_max: section.limits.max_open_files,
         cpu_seconds_max: section.limits.max_cpu_time.get().as_secs(),
+        workspace_bytes_max: section.limits.max_workspace_size.get(),
+        workspace_files_max: section.limits.max_workspace_files,
     };
     sandbox.readable_paths.clone_from(&section.readable_paths);
     sandbox

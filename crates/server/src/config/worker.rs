@@ -64,8 +64,12 @@ pub struct WorkerLimits {
     pub max_file_size: ByteSize,
     /// Open files of each process.
     pub max_open_files: u64,
-    /// CPU time of each process.
+    /// CPU time of all processes together, since the session's shell started.
     pub max_cpu_time: TimeSpan,
+    /// Size of the workspace.
+    pub max_workspace_size: ByteSize,
+    /// Files and folders in the workspace.
+    pub max_workspace_files: u64,
 }
 
 impl Default for WorkerSection {
@@ -92,7 +96,9 @@ impl Default for WorkerLimits {
             max_process_memory: ByteSize::from_bytes(4 << 30),
             max_file_size: ByteSize::from_bytes(2 << 30),
             max_open_files: 1024,
-            max_cpu_time: TimeSpan::from_secs(3600),
+            max_cpu_time: TimeSpan::from_secs(4 * 3600),
+            max_workspace_size: ByteSize::from_bytes(10 << 30),
+            max_workspace_files: 1_000_000,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Removes the workspaces of sessions that were deleted while this worker did not hold them.
+//! Removes the workspaces of sessions that were deleted while this worker did not hold them, and processes that a
+//! sandbox left which was killed.
 //!
 //! A workspace outlives its work item, since the session may go on later. Only the server knows which sessions are
 //! gone, so it is asked now and then; what it does not say is gone stays.
@@ -19,6 +20,7 @@ pub(crate) async fn sweep(client: &Client, config: &SandboxConfig, period: Durat
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        sandbox::sweep_orphans().await;
         for batch in workspaces(&config.workspaces_dir).await.chunks(BATCH) {
             match client.ended_workspaces(batch).await {
                 Ok(ended) => remove(config, batch, ended).await,

@@ -1,16 +1,16 @@
-//! How many processes a session has, and how much memory they hold.
+//! How many processes a session has, how much memory they hold and how much CPU time they took.
 //!
 //! Limits of the kernel by user are of no use: sessions share a user, and root is exempt. Instead every call that
 //! would start a process or thread waits for the supervisor ([`Census::admit`]), which refuses it at the limit as
 //! the kernel would (EAGAIN). That also stops a fork bomb in its tracks while it is being killed, because nobody
-//! answers then. Memory, and processes where confinement is off, are counted from time to time ([`Census::look`]).
+//! answers then. Memory and CPU time, and processes where confinement is off, are counted from time to time ([`Census::look`]).
 
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
 use super::config::Limits;
 use super::descendants;
-use super::system::Answer;
+use super::system::{self, Answer};
 
 /// How often, at least, the session's own processes are counted, which walks `/proc`.
 const COUNT_EVERY: Duration = Duration::from_millis(500);
@@ -40,6 +40,8 @@ pub(crate) struct Census {
     pub has_company: bool,
     last_count: Option<Instant>,
     host_processes: u16,
+    /// CPU time of what an earlier shell left.
+    reaped_before: u64,
 }
 
 impl Census {
@@ -51,6 +53,7 @@ impl Census {
             has_company: false,
             last_count: None,
             host_processes: 0,
+            reaped_before: reaped_cpu_seconds(),
         }
     }
 
@@ -74,6 +77,11 @@ impl Census {
         }
         self.threads_at_most += 1;
         Answer::GoOn
+    }
+
+    /// CPU time of those that ended and were waited for, by this process, since the shell started.
+    fn reaped_cpu_seconds(&self) -> u64 {
+        reaped_cpu_seconds().saturating_sub(self.reaped_before)
     }
 
     pub(crate) fn look_soon(&mut self) {
@@ -106,6 +114,15 @@ impl Census {
         }
         let pages: u64 = found.iter().map(|process| process.resident_pages).sum();
         let bytes = pages.saturating_mul(rustix::param::page_size() as u64);
-        (bytes > limits.memory_bytes_max).then(|| format!("more than {} bytes of memory", limits.memory_bytes_max))
+        if bytes > limits.memory_bytes_max {
+            return Some(format!("more than {} bytes of memory", limits.memory_bytes_max));
+        }
+        let ticks: u64 = found.iter().map(|process| process.cpu_ticks).sum();
+        let seconds = ticks / rustix::param::clock_ticks_per_second() + self.reaped_cpu_seconds();
+        (seconds > limits.cpu_seconds_max).then(|| format!("more than {} seconds of CPU time", limits.cpu_seconds_max))
     }
+}
+
+fn reaped_cpu_seconds() -> u64 {
+    system::reaped_cpu_time().as_secs()
 }

@@ -32,8 +32,12 @@ pub struct Limits {
     pub file_bytes_max: u64,
     /// Open files of each single process (`RLIMIT_NOFILE`).
     pub open_files_max: u64,
-    /// CPU time of each single process (`RLIMIT_CPU`), in seconds.
+    /// CPU time of all the session's processes together since its shell started, in seconds.
     pub cpu_seconds_max: u64,
+    /// What the workspace holds, in bytes.
+    pub workspace_bytes_max: u64,
+    /// Files and folders of the workspace.
+    pub workspace_files_max: u64,
 }
 
 impl Default for Limits {
@@ -44,7 +48,9 @@ impl Default for Limits {
             process_memory_bytes_max: 4 << 30,
             file_bytes_max: 2 << 30,
             open_files_max: 1024,
-            cpu_seconds_max: 3600,
+            cpu_seconds_max: 4 * 3600,
+            workspace_bytes_max: 10 << 30,
+            workspace_files_max: 1_000_000,
         }
     }
 }

@@ -19,6 +19,14 @@ pub(crate) struct Process {
     pub is_zombie: bool,
     pub threads: usize,
     pub resident_pages: u64,
+    /// CPU time of the process and of those it has waited for, in ticks of the kernel.
+    pub cpu_ticks: u64,
+}
+
+impl Process {
+    pub(crate) fn is_child_of(&self, parent: Pid) -> bool {
+        self.parent == parent.as_raw_nonzero().get()
+    }
 }
 
 /// Every living or zombie process below this one.
@@ -32,7 +40,7 @@ pub(crate) fn list() -> std::io::Result<Vec<Process>> {
             all.extend(parse_stat(&stat));
         }
     }
-    Ok(below(getpid().as_raw_nonzero().get(), all))
+    Ok(below(getpid().as_raw_nonzero().get(), &all))
 }
 
 /// Reads one `/proc/<pid>/stat`. The name in parentheses is the process's own choice and may hold anything.
@@ -47,15 +55,17 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
         parent: fields.get(1)?.parse().ok()?,
         is_zombie: *fields.first()? == "Z",
         threads: fields.get(17)?.parse().unwrap_or(1),
-        // Fields 20 and 24 of proc(5), counted from the state, which is field 3.
+        // Fields 14 to 17, 20 and 24 of proc(5), counted from the state, which is field 3.
         resident_pages: fields.get(21)?.parse().unwrap_or(0),
+        cpu_ticks: fields.get(11..15)?.iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum(),
     })
 }
 
-fn below(root: i32, all: Vec<Process>) -> Vec<Process> {
+/// Those of `all` that descend from `root`.
+pub(crate) fn below(root: i32, all: &[Process]) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for process in all {
-        children.entry(process.parent).or_default().push(process);
+        children.entry(process.parent).or_default().push(*process);
     }
     let mut found = Vec::new();
     let mut parents = vec![root];
@@ -130,17 +140,18 @@ mod tests {
 
     #[test]
     fn a_process_name_cannot_forge_its_parent() {
-        let stat = b"42 (x) S 1 ) (y) R 7 42 42 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 100 1000 25 0";
+        let stat = b"42 (x) S 1 ) (y) R 7 42 42 0 -1 4194304 0 0 0 0 1 2 3 4 20 0 1 0 100 1000 25 0";
         let process = parse_stat(stat).unwrap();
         assert_eq!((process.pid, process.parent, process.is_zombie), (42, 7, false));
-        assert_eq!((process.threads, process.resident_pages), (1, 25));
+        assert_eq!((process.threads, process.resident_pages, process.cpu_ticks), (1, 25, 10));
     }
 
     #[test]
     fn descendants_are_found_through_generations() {
-        let process = |pid, parent| Process { pid, parent, is_zombie: false, threads: 1, resident_pages: 0 };
+        let process =
+            |pid, parent| Process { pid, parent, is_zombie: false, threads: 1, resident_pages: 0, cpu_ticks: 0 };
         let all = vec![process(4, 3), process(3, 2), process(2, 1), process(9, 8)];
-        let mut pids: Vec<i32> = below(1, all).into_iter().map(|found| found.pid).collect();
+        let mut pids: Vec<i32> = below(1, &all).into_iter().map(|found| found.pid).collect();
         pids.sort_unstable();
         assert_eq!(pids, [2, 3, 4]);
     }

@@ -23,9 +23,11 @@ pub(crate) mod entry;
 mod files_link;
 mod helper;
 mod namespaces;
+mod orphans;
 mod paths;
 pub(crate) mod probe_calls;
 pub(crate) mod protocol;
+mod quota;
 mod root;
 mod seccomp;
 mod shell;
@@ -83,6 +85,8 @@ pub enum CallEnd {
 #[derive(Debug)]
 pub struct Sandbox {
     child: Child,
+    /// Its process id, also after it has ended.
+    head: u32,
     /// The supervisor's standard input and output in one.
     control: UnixStream,
     frames: FrameReader,
@@ -111,12 +115,16 @@ impl Sandbox {
         };
         let (child, control) = spawn(config, &settings)
             .map_err(|source| SandboxError::Start { executable: config.executable.clone(), source })?;
-        let mut sandbox = Self { child, control, frames: FrameReader::default(), calls: 0, landlock_abi: None, proxy };
+        let head = child.id().expect("a child that was not waited for has an id");
+        let frames = FrameReader::default();
+        let mut sandbox = Self { child, head, control, frames, calls: 0, landlock_abi: None, proxy };
         let inner_proxy = sandbox.receive_first().await?;
         match sandbox.next_reply().await? {
             Reply::Ready { landlock_abi } => {
                 sandbox.landlock_abi = landlock_abi;
-                sandbox.proxy = inner_proxy.map(TcpListener::from).or(sandbox.proxy);
+                if let Some(inner) = inner_proxy {
+                    sandbox.proxy = Some(TcpListener::from(inner));
+                }
                 Ok(sandbox)
             }
             Reply::Failed { message } => Err(SandboxError::Confine(message)),
@@ -136,8 +144,8 @@ impl Sandbox {
 
     /// The id of the process that the worker started, and that ends with the sandbox: the supervisor or, with
     /// namespaces, its keeper.
-    pub fn process_id(&self) -> Option<u32> {
-        self.child.id()
+    pub fn process_id(&self) -> u32 {
+        self.head
     }
 
     /// Runs one call to its end. A `cancelled` call is killed with all its descendants before this returns.
@@ -178,10 +186,17 @@ impl Sandbox {
 
     /// Kills every process of the session and waits until they are gone. The workspace stays.
     pub async fn close(mut self) {
-        drop(self.control);
-        if tokio::time::timeout(CLOSE_PATIENCE, self.child.wait()).await.is_err() {
-            tracing::warn!(process_id = self.child.id(), "sandbox did not end in time and is killed");
+        // The supervisor takes the end of its input as the word to end.
+        let _ = self.control.shutdown().await;
+        let ended = tokio::time::timeout(CLOSE_PATIENCE, self.child.wait()).await;
+        let is_orderly = ended.is_ok_and(|status| status.is_ok_and(|status| status.code().is_some()));
+        if !is_orderly {
+            tracing::warn!(process_id = self.head, "the head of a sandbox did not end in good order");
             let _ = self.child.kill().await;
+        }
+        if !is_orderly {
+            orphans::forget(self.head);
+            sweep_orphans().await;
         }
     }
 
@@ -229,15 +244,27 @@ fn spawn(config: &SandboxConfig, settings: &Settings) -> std::io::Result<(Child,
     let argument = serde_json::to_string(settings).expect("settings are plain data");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let child = Command::new(&config.executable)
+    let mut command = Command::new(&config.executable);
+    command
         .args([entry::WORD, "supervisor", &argument])
         .env_clear()
         .current_dir(&settings.workspace)
         .stdin(OwnedFd::from(theirs.try_clone()?))
         .stdout(OwnedFd::from(theirs))
-        .stderr(Stdio::null())
-        .spawn()?;
-    Ok((child, UnixStream::from_std(ours)?))
+        .stderr(Stdio::null());
+    Ok((orphans::start(|| command.spawn())?, UnixStream::from_std(ours)?))
+}
+
+/// Ends what dead sandboxes left.
+pub(crate) async fn sweep_orphans() {
+    // It fails only if the look itself panics, and then nothing is left to do.
+    let _ = tokio::task::spawn_blocking(orphans::sweep).await;
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        orphans::forget(self.head);
+    }
 }
 
 enum Stopped {

@@ -63,16 +63,19 @@ pub(crate) fn enter(settings: Settings) -> Result<Settings, ConfineError> {
 }
 
 /// The session's folders as trees to be attached elsewhere. One that an earlier command made unusable is left out.
-fn own_folders(at: &Path) -> Result<Vec<(OwnedFd, &'static str, u64)>, ConfineError> {
+fn own_folders(at: &Path) -> Result<Vec<(OwnedFd, PathBuf, u64)>, ConfineError> {
     let folders = Workspace::at(at).map_err(|error| ConfineError::Mount(at.to_owned(), error.to_string()))?;
     let workspace = folders.open(&Inside::default(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
     let workspace = workspace.map_err(|error| ConfineError::Mount(at.to_owned(), error.to_string()))?;
-    let mut trees = vec![(tree_of(&workspace).map_err(failed(at))?, workspace::NAME, READ_WRITE)];
+    let mut trees = vec![(tree_of(&workspace).map_err(failed(at))?, PathBuf::from(workspace::NAME), READ_WRITE)];
     for folder in SESSION_FOLDERS {
         let Ok(path) = folders.ensure_folder(folder.inside) else { continue };
         let Ok(folder_file) = folders.open(&path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) else { continue };
         let attributes = if folder.is_writable { READ_WRITE } else { READ_ONLY };
-        trees.push((tree_of(&folder_file).map_err(failed(folder.path))?, folder.path, attributes));
+        let tree = || tree_of(&folder_file).map_err(failed(folder.path));
+        trees.push((tree()?, PathBuf::from(folder.path), attributes));
+        // In its own place too: a mount point cannot be removed, so `git clean` leaves `/tmp` alone.
+        trees.push((tree()?, Path::new(workspace::NAME).join(path.as_path()), attributes));
     }
     Ok(trees)
 }

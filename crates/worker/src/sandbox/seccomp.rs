@@ -169,7 +169,8 @@ pub(crate) fn install(role: Role, confinement: Confinement) -> Result<(), Seccom
         Role::Shell => vec![
             program(sockets(confinement)?, libc::EPERM, arch)?,
             program(privileged_files()?, libc::EPERM, arch)?,
-            program(always(&[libc::SYS_openat2]), libc::ENOSYS, arch)?,
+            // Files in memory count neither as memory nor as part of the workspace.
+            program(always(&[libc::SYS_openat2, libc::SYS_memfd_create, libc::SYS_memfd_secret]), libc::ENOSYS, arch)?,
         ],
         Role::Files => vec![program(always(&[libc::SYS_socket, libc::SYS_socketpair]), libc::EPERM, arch)?],
     };

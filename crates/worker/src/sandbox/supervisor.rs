@@ -21,6 +21,7 @@ use super::descendants;
 use super::files_link::{FilesLink, Heard};
 use super::namespaces;
 use super::protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
+use super::quota::Quota;
 use super::shell::{self, Ended, Shell};
 use crate::tools::output;
 use crate::tools::workspace::{SESSION_FOLDERS, Workspace};
@@ -91,6 +92,7 @@ struct Supervisor {
     files: Option<FilesLink>,
     running: Option<Running>,
     census: Census,
+    quota: Quota,
     /// Told at the head of the next bash result: what happened to the session's processes between calls.
     notice: Option<String>,
 }
@@ -99,14 +101,13 @@ impl Supervisor {
     /// Starts shell and helper at once, so that the first call need not wait for them.
     fn new(settings: Settings) -> Result<Self, String> {
         let workspace = Workspace::at(&settings.workspace).map_err(|error| format!("workspace: {error}"))?;
-        for folder in SESSION_FOLDERS {
-            // A link that an earlier command put in the way is an error of later commands, nothing more.
-            let _ = workspace.ensure_folder(folder.inside);
-        }
+        ensure_folders(&workspace);
         let shell = Shell::start(&settings).map_err(|error| format!("shell: {error}"))?;
         let files = FilesLink::start(&settings).map_err(|error| format!("file helper: {error}"))?;
         let census = Census::new(&settings.limits);
-        Ok(Self { settings, workspace, shell: Some(shell), files: Some(files), running: None, census, notice: None })
+        let quota = Quota::new(&settings.limits);
+        let (shell, files) = (Some(shell), Some(files));
+        Ok(Self { settings, workspace, shell, files, running: None, census, quota, notice: None })
     }
 
     fn serve(&mut self) {
@@ -207,12 +208,14 @@ impl Supervisor {
             None => return done(call, ToolOutcome::error("bash: command is required")),
         };
         let timeout_ms = input.timeout_ms.filter(|timeout_ms| *timeout_ms > 0).unwrap_or(BASH_TIMEOUT_DEFAULT_MS);
+        ensure_folders(&self.workspace);
         match self.ensure_shell() {
             Ok(shell) => shell.begin(&command),
             Err(outcome) => return done(call, outcome),
         }
         let now = Instant::now();
         self.census.look_soon();
+        self.quota.begin();
         self.running = Some(Running::Bash {
             call,
             timeout_ms,
@@ -230,6 +233,11 @@ impl Supervisor {
     }
 
     fn file_tool(&mut self, call: u64, tool: String, input: Value) {
+        if matches!(tool.as_str(), "write" | "edit")
+            && let Some(why) = self.quota.refusal(&self.workspace)
+        {
+            return done(call, ToolOutcome::error(format!("{tool}: {why}")));
+        }
         let files = match self.files.take() {
             Some(files) => files,
             None => match FilesLink::start(&self.settings) {
@@ -311,9 +319,12 @@ impl Supervisor {
             return self.end_bash(call, &format!("command timed out after {seconds}s"));
         }
         let kept: Vec<i32> = self.shell.iter().map(Shell::pid).chain(self.files.iter().map(FilesLink::pid)).collect();
-        let Some(excess) = self.census.look(&kept, matches!(self.running, Some(Running::Bash { .. }))) else {
-            return;
-        };
+        let is_running = matches!(self.running, Some(Running::Bash { .. }));
+        let mut excess = self.census.look(&kept, is_running);
+        if excess.is_none() && (is_running || self.census.has_company) {
+            excess = self.quota.look(&self.workspace);
+        }
+        let Some(excess) = excess else { return };
         match self.running {
             Some(Running::Bash { call, .. }) => self.end_bash(call, &excess),
             _ => {
@@ -358,6 +369,14 @@ impl Supervisor {
             }
             None => {}
         }
+    }
+}
+
+/// Makes the folders that the session's programs take for given, should a command have removed them. A link that one put
+/// in the way is an error of later commands, nothing more.
+fn ensure_folders(workspace: &Workspace) {
+    for folder in SESSION_FOLDERS {
+        let _ = workspace.ensure_folder(folder.inside);
     }
 }
 

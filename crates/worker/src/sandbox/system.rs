@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use seccompiler::sock_filter;
+use std::time::Duration;
 
 /// Closes every descriptor from `first` on: what this process inherited without knowing.
 ///
@@ -125,6 +126,19 @@ pub(crate) fn replace_descriptor(
     // is another process and waits.
     let result = unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut added) };
     if result < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// CPU time of the children that have ended and were waited for, and of theirs.
+pub(crate) fn reaped_cpu_time() -> Duration {
+    // SAFETY: the structure is plain integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes one such structure to the address, which is exclusively borrowed.
+    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.try_into().unwrap_or(0))
+            + Duration::from_micros(time.tv_usec.try_into().unwrap_or(0))
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
 }
 
 /// Which of the two processes a fork returned to.

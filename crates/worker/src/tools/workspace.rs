@@ -6,7 +6,7 @@
 //! `RESOLVE_NO_SYMLINKS`), so a link that is swapped in between is an error, not an escape.
 //! Behind it stands the file helper's Landlock domain, which knows the workspace alone.
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -123,6 +123,11 @@ impl Workspace {
     pub(crate) fn at(real_path: &Path) -> Result<Self, PathError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { root: rustix::fs::open(real_path, flags, Mode::empty())?, real_path: real_path.to_owned() })
+    }
+
+    /// The workspace itself, opened as a path.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// Where the workspace lies on this host; for walking, never for the model.

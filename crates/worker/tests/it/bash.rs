@@ -12,6 +12,7 @@ at_every_level!(
     restart_gives_a_fresh_shell,
     a_timeout_kills_the_shell_and_is_an_error,
     the_environment_is_a_fixed_list,
+    temporary_files_outlast_a_clean_workspace,
     the_end_of_a_long_output_is_kept_and_previewed,
 );
 
@@ -97,4 +98,14 @@ async fn the_end_of_a_long_output_is_kept_and_previewed(place: Place) {
     assert!(text.ends_with("60000") && text.len() < 12_000);
     let saved = tools.ok("read", json!({"file_path": ".agent/outputs/bash-2.txt", "view_range": [1, 1]})).await;
     assert!(saved.starts_with("[output truncated: the last 102400 of "), "{saved}");
+}
+
+async fn temporary_files_outlast_a_clean_workspace(place: Place) {
+    let mut tools = place.sandbox().await;
+    tools.outcome("bash", json!({"command": "rm -rf .agent"})).await;
+    tools.bash("cat < <(echo x) >\"$(mktemp)\"; cat <<< here").await;
+    tools.ok("write", json!({"file_path": "/tmp/a", "content": "written"})).await;
+    assert_eq!(tools.bash("cat \"${TMPDIR:-/tmp}/a\"").await, "written");
+    tools.bash("echo made >\"${TMPDIR:-/tmp}/b\"").await;
+    assert_eq!(tools.ok("read", json!({"file_path": "/tmp/b"})).await, "made\n");
 }

@@ -19,9 +19,12 @@ at_every_level!(
     no_process_survives_its_call_its_timeout_or_its_session,
     a_worker_that_dies_takes_its_processes_along,
     signals_to_the_workers_group_leave_the_supervisor_to_clean_up,
-    a_killed_supervisor_takes_its_shell_along,
+    a_killed_supervisor_leaves_nothing,
     a_fork_bomb_is_held_at_the_process_limit,
     memory_and_file_sizes_are_limited,
+    a_full_workspace_ends_the_command_and_can_be_emptied,
+    a_deleted_file_that_stays_open_counts,
+    cpu_time_is_limited_over_all_processes,
     nonsense_input_is_an_error_for_the_model,
 );
 
@@ -151,7 +154,7 @@ async fn a_link_swapped_while_tools_run_leads_nowhere(place: Place) {
 async fn the_worker_and_its_processes_are_out_of_reach(place: Place) {
     let mut tools = place.sandbox().await;
     let worker = std::process::id();
-    let supervisor = tools.0.process_id().unwrap();
+    let supervisor = tools.0.process_id();
     for pid in [worker, supervisor] {
         for command in [
             format!("cat /proc/{pid}/environ"),
@@ -208,7 +211,7 @@ async fn fifty_megabytes_of_output_take_little_memory(place: Place) {
     let mut tools = place.sandbox().await;
     let text = tools.bash("head -c 52428800 /dev/zero | tr '\\0' x; echo end").await;
     assert!(text.ends_with("end") && text.len() < 12_000);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", tools.0.process_id().unwrap())).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", tools.0.process_id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 40 * 1024, "the supervisor needed {kib} KiB");
@@ -255,7 +258,7 @@ async fn a_worker_that_dies_takes_its_processes_along(place: Place) {
     let mut tools = place.sandbox().await;
     let pid: i32 = tools.bash("setsid sleep 1000 & echo $!").await.parse().unwrap();
     let pid = Inside::of(&tools, &place).host_pid(pid);
-    let supervisor = tools.0.process_id().unwrap().cast_signed();
+    let supervisor = tools.0.process_id().cast_signed();
     // What the death of the worker looks like from inside: its end of the pipe is closed.
     drop(tools);
     for _ in 0..1000 {
@@ -276,19 +279,21 @@ async fn signals_to_the_workers_group_leave_the_supervisor_to_clean_up(place: Pl
     assert_eq!(group(supervisor), supervisor.to_string());
 }
 
-async fn a_killed_supervisor_takes_its_shell_along(place: Place) {
+async fn a_killed_supervisor_leaves_nothing(place: Place) {
     let mut tools = place.sandbox().await;
-    let shell: i32 = tools.bash("echo $$").await.parse().unwrap();
-    let shell = Inside::of(&tools, &place).host_pid(shell);
-    let supervisor = rustix_pid(tools.0.process_id().unwrap());
+    let inside = Inside::of(&tools, &place);
+    let started =
+        tools.bash("echo $$; setsid sleep 1000 & setsid bash -c 'sleep 1000; true' & sleep 0.1; echo $!").await;
+    let shell = inside.host_pid(started.lines().next().unwrap().parse().unwrap());
+    let all = inside.processes();
+    // Supervisor, file helper, shell and three that the shell started.
+    assert!(all.contains(&shell) && all.len() == 6, "{all:?}");
+    let supervisor = rustix_pid((*all.iter().min().unwrap()).cast_unsigned());
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
-    for _ in 0..1000 {
-        if !is_alive(shell) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the shell outlives its supervisor");
+    let call = tools.0.call("bash", json!({"command": "true"}), &CancellationToken::new()).await;
+    assert!(call.is_err(), "{call:?}");
+    tools.0.close().await;
+    assert_eq!(inside.processes(), [0; 0]);
 }
 
 fn rustix_pid(pid: u32) -> rustix::process::Pid {
@@ -351,4 +356,47 @@ async fn nonsense_input_is_an_error_for_the_model(place: Place) {
     tools.error("grep", json!({"pattern": deep})).await;
     tools.error("read", json!({"file_path": "a/".repeat(50_000)})).await;
     tools.bash(&format!(": {}", "x".repeat(200_000))).await;
+}
+
+fn small_workspace() -> Limits {
+    Limits { workspace_bytes_max: 8 << 20, workspace_files_max: 500, ..Limits::default() }
+}
+
+async fn a_full_workspace_ends_the_command_and_can_be_emptied(place: Place) {
+    let place = place.with_limits(small_workspace());
+    let mut tools = place.sandbox().await;
+    let fills = [
+        "for i in {1..1000}; do head -c 1000000 /dev/zero >$i; done; sleep 1000",
+        "mkdir d; for i in {1..2000}; do : >d/$i; done; sleep 1000",
+        // Where bash keeps its temporary files counts as well.
+        "cd $(mktemp -d) && head -c 20000000 /dev/zero >big; sleep 1000",
+    ];
+    for fill in fills {
+        let text = tools.error("bash", json!({"command": fill, "timeout_ms": 60_000})).await;
+        assert!(text.starts_with("bash: the workspace is full: it holds "), "{fill}: {text}");
+        for tool in [("write", json!({"file_path": "x", "content": "x"}))] {
+            let text = tools.error(tool.0, tool.1).await;
+            assert!(text.starts_with("write: the workspace is full"), "{text}");
+        }
+        tools.bash("rm -rf * .agent/tmp/*").await;
+        tools.ok("write", json!({"file_path": "x", "content": "x"})).await;
+    }
+}
+
+async fn a_deleted_file_that_stays_open_counts(place: Place) {
+    let place = place.with_limits(small_workspace());
+    let mut tools = place.sandbox().await;
+    let command = "exec 3>f; rm f; head -c 20000000 /dev/zero >&3; sleep 1000";
+    let text = tools.error("bash", json!({"command": command, "timeout_ms": 60_000})).await;
+    assert!(text.starts_with("bash: the workspace is full"), "{text}");
+    assert_eq!(tools.bash("ls").await, "(no output)");
+}
+
+async fn cpu_time_is_limited_over_all_processes(place: Place) {
+    let place = place.with_limits(Limits { cpu_seconds_max: 2, ..Limits::default() });
+    let mut tools = place.sandbox().await;
+    let burn = "while :; do perl -e '1 while (times)[0] < 0.5'; done";
+    let text = tools.error("bash", json!({"command": burn, "timeout_ms": 100_000})).await;
+    assert!(text.starts_with("bash: more than 2 seconds of CPU time"), "{text}");
+    assert_eq!(tools.bash("echo alive").await, "alive");
 }

@@ -138,7 +138,7 @@ pub(crate) struct Inside {
 impl Inside {
     pub(crate) fn of(tools: &Tools, place: &Place) -> Self {
         if place.has_namespaces() {
-            let keeper = tools.0.process_id().unwrap();
+            let keeper = tools.0.process_id();
             let mark = std::fs::read_link(format!("/proc/{keeper}/ns/pid_for_children")).unwrap();
             Self { mark, link: "ns/pid" }
         } else {
