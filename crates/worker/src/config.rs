@@ -3,6 +3,7 @@
 use std::time::Duration;
 use url::Url;
 
+use crate::egress::NetworkConfig;
 use crate::sandbox::config::SandboxConfig;
 use crate::secret::Secret;
 
@@ -34,6 +35,8 @@ pub struct WorkerConfig {
     pub sandbox: SandboxConfig,
     /// Whether the level of `sandbox` is to be the strongest that holds here, Landlock at least, instead of the one set.
     pub strongest_confinement: bool,
+    /// What tools may reach, if their environment allows it.
+    pub network: NetworkConfig,
 }
 
 impl WorkerConfig {
@@ -51,6 +54,7 @@ impl WorkerConfig {
             sweep_period: Duration::from_secs(60),
             sandbox,
             strongest_confinement: false,
+            network: NetworkConfig::default(),
         }
     }
 }

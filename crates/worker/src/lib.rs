@@ -3,6 +3,7 @@
 //!
 //! - [`run`]: the claim loop. Start reading at `queue/mod.rs`.
 //! - [`sandbox`]: a session's confined processes and the calls they run.
+//! - [`egress`]: the proxy that is the tools' only way to the network.
 //! - `tools`: the six tools and what they answer; what a model is told about them is `session::toolset`'s.
 //! - [`probe()`]: tries the confinement before anything relies on it.
 //!
@@ -13,6 +14,7 @@
 //! again. The worker holds a worker key and no other credential, and its children hold nothing of it.
 
 mod config;
+pub mod egress;
 mod lifeline;
 mod probe;
 mod queue;
@@ -21,6 +23,7 @@ mod secret;
 mod tools;
 
 pub use config::{POOL_ENVIRONMENT, WorkerConfig};
+pub use egress::{NetworkConfig, NetworkLimits};
 pub use lifeline::{die_with, harden};
 pub use probe::{ProbeReport, ProbeRow, probe, settle};
 pub use queue::{WorkerError, run};

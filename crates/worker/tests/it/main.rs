@@ -1,6 +1,8 @@
 //! The worker against real sandboxes, and against a scripted server.
 
 mod bash;
+mod egress;
+mod egress_rig;
 mod files;
 mod hostile;
 mod probe;
