@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use worker::{SandboxConfig, WorkerConfig, WorkerError};
 
+use super::serve::raise_descriptor_limit;
 use super::system::{SystemEntropy, now};
 use super::{SettingsArguments, client, small_runtime};
 use crate::config::{Config, Confinement, LoggingSection, WorkerSection};
@@ -85,6 +86,8 @@ fn serve_parent() -> anyhow::Result<ExitCode> {
 }
 
 fn work(settings: WorkerConfig) -> anyhow::Result<ExitCode> {
+    // Every connection of a tool to the network is some.
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();

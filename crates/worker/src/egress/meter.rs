@@ -131,6 +131,11 @@ impl Metered {
     pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
         Self { stream, meter }
     }
+
+    /// The bare stream, for whoever counts by hand.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
 }
 
 impl AsyncRead for Metered {

@@ -43,6 +43,10 @@ use refusal::Denial;
 const LOOKUPS_MAX: usize = 4;
 /// Connections beyond the limit that are told so at the same time; those behind them wait in the kernel.
 const REFUSED_AT_ONCE_MAX: usize = 8;
+/// Two sockets, and two pipes between them.
+const DESCRIPTORS_OF_CONNECTION: u64 = 6;
+/// For everything else that a worker does.
+const DESCRIPTORS_RESERVED: u64 = 512;
 /// How long a connection beyond the limit gets to be told so.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// After an accept that failed, for want of descriptors as a rule.
@@ -58,6 +62,8 @@ struct Shared {
     config: NetworkConfig,
     resolver: Arc<dyn Resolve>,
     own_addresses: OwnAddresses,
+    /// Connections that the worker's descriptors allow, those of all sessions together.
+    free: Arc<Semaphore>,
 }
 
 impl Egress {
@@ -67,7 +73,8 @@ impl Egress {
 
     /// With a resolver of the caller's.
     pub fn with_resolver(config: NetworkConfig, resolver: Arc<dyn Resolve>) -> Self {
-        Self { shared: Arc::new(Shared { config, resolver, own_addresses: OwnAddresses::new() }) }
+        let free = Arc::new(Semaphore::new(connections_affordable()));
+        Self { shared: Arc::new(Shared { config, resolver, own_addresses: OwnAddresses::new(), free }) }
     }
 
     /// Serves what connects to `listener` under the session's policy until the handle is dropped.
@@ -138,6 +145,14 @@ impl Session {
     }
 }
 
+/// What the limit of open files leaves for connections, so that the sessions together cannot keep the worker from
+/// opening anything else.
+fn connections_affordable() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let left = limit.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_OF_CONNECTION;
+    usize::try_from(left).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
 async fn accept(session: Arc<Session>, listener: TcpListener) {
     let free = Arc::new(Semaphore::new(session.shared.config.limits.connections_max));
     let refusing = Arc::new(Semaphore::new(REFUSED_AT_ONCE_MAX));
@@ -154,11 +169,12 @@ async fn accept(session: Arc<Session>, listener: TcpListener) {
                 continue;
             }
         };
-        if let Ok(permit) = Arc::clone(&free).try_acquire_owned() {
+        let shared = Arc::clone(&session.shared.free).try_acquire_owned();
+        if let (Ok(own), Ok(shared)) = (Arc::clone(&free).try_acquire_owned(), shared) {
             let session = Arc::clone(&session);
             tokio::spawn(async move {
                 proxy::serve(session, stream).await;
-                drop(permit);
+                drop((own, shared));
             });
             continue;
         }

@@ -106,7 +106,7 @@ impl Connection {
         }
         let tunnel = self.state().tunnel.take();
         if let Some(tunnel) = tunnel
-            && let Err(error) = tunnel.carry().await
+            && let Err(error) = tunnel.carry(&self.meter).await
         {
             tracing::debug!(session_id = self.session.id, %error, "a tunnel broke");
         }
