@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use super::files::ToolError;
+use super::output::printable;
 use super::read::{TEXT_BYTES_MAX, open_regular, read_at_most};
 use super::workspace::{Inside, PathError, Workspace};
 use crate::sandbox::protocol::ToolOutcome;
@@ -21,7 +22,7 @@ pub(crate) fn write(workspace: &Workspace, input: serde_json::Value) -> Result<T
     let path = ToolError::resolve("write", workspace, &file_path)?;
     workspace.create_parents(&path).map_err(|error| ToolError::path("write", &file_path, error))?;
     replace("write", workspace, &path, &file_path, &content)?;
-    Ok(ToolOutcome::text(format!("wrote {} bytes to {file_path}", content.len())))
+    Ok(ToolOutcome::text(printable(&format!("wrote {} bytes to {file_path}", content.len()))))
 }
 
 #[derive(Deserialize)]
@@ -63,7 +64,7 @@ pub(crate) fn edit(workspace: &Workspace, input: serde_json::Value) -> Result<To
         ));
     }
     replace("edit", workspace, &path, &file_path, &text.replace(&old_string, &new_string))?;
-    Ok(ToolOutcome::text(format!("edited {file_path} ({count} replacement(s))")))
+    Ok(ToolOutcome::text(printable(&format!("edited {file_path} ({count} replacement(s))"))))
 }
 
 /// Puts `content` in place of what the file held. The old end is cut off last, so that a call killed in the

@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::output::printable;
 use super::workspace::{Inside, PathError, Workspace};
 use super::{edit, find, read};
 use crate::sandbox::protocol::ToolOutcome;
@@ -49,5 +50,6 @@ pub(crate) fn run(workspace: &Workspace, tool: &str, input: Value) -> ToolOutcom
         "grep" => find::grep(workspace, input),
         other => return ToolOutcome::error(format!("{other}: no such tool")),
     };
-    result.unwrap_or_else(|error| ToolOutcome::error(error.to_string()))
+    // A text about a path quotes what the model wrote.
+    result.unwrap_or_else(|error| ToolOutcome::error(printable(&error.to_string())))
 }

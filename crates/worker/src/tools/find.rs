@@ -62,7 +62,7 @@ pub(crate) fn glob(workspace: &Workspace, input: serde_json::Value) -> Result<To
         }
         let path = start.join(below);
         // A link is listed when it leads to something inside.
-        if entry.path_is_symlink() && workspace.resolve(&path.as_path().to_string_lossy()).is_err() {
+        if entry.path_is_symlink() && workspace.resolve_path(path.as_path()).is_err() {
             continue;
         }
         let modified = entry.metadata().ok().and_then(|metadata| metadata.modified().ok());
@@ -148,7 +148,7 @@ impl Search {
         if head.iter().take(8 * 1024).any(|byte| *byte == 0) {
             return None;
         }
-        let name = path.display();
+        let name = path.display_before(':');
         let mut number = 0u64;
         let mut line = Vec::new();
         while next_line(&mut reader, &mut line).ok()? {
@@ -159,8 +159,7 @@ impl Search {
             if line.len() > GREP_LINE_BYTES_MAX || !self.pattern.is_match(&line) {
                 continue;
             }
-            let text = output::clean(&line);
-            let hit = format!("{name}:{number}:{}\n", text.trim_end_matches('\r'));
+            let hit = format!("{name}:{number}:{}\n", output::clean_line(&line));
             if self.output.len() + hit.len() > GREP_OUTPUT_BYTES_MAX {
                 return Some(End::Full);
             }

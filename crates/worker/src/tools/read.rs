@@ -60,7 +60,7 @@ pub(crate) fn run(workspace: &Workspace, input: serde_json::Value) -> Result<Too
             format!("{file_path}: not valid UTF-8 text (binary files are only supported for image/PDF extensions)"),
         )
     })?;
-    let outcome = ToolOutcome::text(text.replace('\0', ""));
+    let outcome = ToolOutcome::text(output::printable(&text));
     Ok(output::shorten(workspace, "read", Some(path.display()), outcome))
 }
 

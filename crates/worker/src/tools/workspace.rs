@@ -87,15 +87,35 @@ pub(crate) fn phrase(error: Errno) -> &'static str {
 pub(crate) struct Inside(PathBuf);
 
 impl Inside {
-    /// The path as the model knows it.
+    /// The path as the model knows it, on one line whatever its names hold.
+    ///
+    /// One that would not be plain to see (a control character, a direction or an invisible character, invalid UTF-8)
+    /// is quoted as bash quotes it, `$'/workspace/a\nb'`: nothing is lost, and no other path looks like it, because
+    /// every plain one begins with a slash.
     pub(crate) fn display(&self) -> String {
-        let below = |root: &str, path: &Path| {
-            if path.as_os_str().is_empty() { root.to_owned() } else { format!("{root}/{}", path.to_string_lossy()) }
-        };
-        SESSION_FOLDERS
+        self.shown(|_| false)
+    }
+
+    /// Likewise, for a place where `separator` follows the path.
+    pub(crate) fn display_before(&self, separator: char) -> String {
+        self.shown(|character| character == separator)
+    }
+
+    fn shown(&self, is_ambiguous: impl Fn(char) -> bool) -> String {
+        let (root, below) = SESSION_FOLDERS
             .iter()
-            .find_map(|folder| Some(below(folder.path, self.0.strip_prefix(folder.inside).ok()?)))
-            .unwrap_or_else(|| below(NAME, &self.0))
+            .find_map(|folder| Some((folder.path, self.0.strip_prefix(folder.inside).ok()?)))
+            .unwrap_or((NAME, &self.0));
+        let mut bytes = root.as_bytes().to_vec();
+        if !below.as_os_str().is_empty() {
+            bytes.push(b'/');
+            bytes.extend_from_slice(below.as_os_str().as_bytes());
+        }
+        match String::from_utf8(bytes) {
+            Ok(plain) if !plain.chars().any(|it| is_hidden(it) || is_ambiguous(it)) => plain,
+            Ok(text) => quoted(text.as_bytes()),
+            Err(error) => quoted(error.as_bytes()),
+        }
     }
 
     pub(crate) fn as_path(&self) -> &Path {
@@ -110,6 +130,37 @@ impl Inside {
     fn relative(&self) -> &OsStr {
         if self.0.as_os_str().is_empty() { OsStr::new(".") } else { self.0.as_os_str() }
     }
+}
+
+/// Characters that cannot be seen, or that move what stands around them.
+fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e01ef}'
+        )
+}
+
+/// The ANSI-C quoting of bash.
+fn quoted(bytes: &[u8]) -> String {
+    let mut text = String::from("$'");
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\n' => text.push_str(r"\n"),
+                '\t' => text.push_str(r"\t"),
+                '\r' => text.push_str(r"\r"),
+                '\'' | '\\' => text.extend(['\\', character]),
+                _ if !is_hidden(character) => text.push(character),
+                _ if character.is_ascii() => text.push_str(&format!(r"\x{:02x}", u32::from(character))),
+                _ => text.push_str(&format!(r"\U{:08x}", u32::from(character))),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!(r"\x{byte:02x}")));
+    }
+    text.push('\'');
+    text
 }
 
 #[derive(Debug)]
@@ -137,11 +188,16 @@ impl Workspace {
 
     /// Turns what the model wrote into a path inside, following links; the last parts need not exist.
     pub(crate) fn resolve(&self, requested: &str) -> Result<Inside, PathError> {
-        if requested.contains('\0') {
+        self.resolve_path(Path::new(requested))
+    }
+
+    /// Likewise for a path that need not be text, as found by walking.
+    pub(crate) fn resolve_path(&self, requested: &Path) -> Result<Inside, PathError> {
+        if requested.as_os_str().as_bytes().contains(&0) {
             return Err(PathError::System(Errno::INVAL));
         }
         let mut left = VecDeque::new();
-        self.queue(Path::new(requested), &mut left)?;
+        self.queue(requested, &mut left)?;
         let mut resolved = PathBuf::new();
         let mut hops = 0;
         while let Some(part) = left.pop_front() {
@@ -300,6 +356,30 @@ mod tests {
             let found = workspace.resolve(requested).map(|inside| inside.display());
             assert_eq!(found, expected.map(str::to_owned), "{requested:?}");
         }
+    }
+
+    #[test]
+    fn a_name_cannot_pass_for_something_else() {
+        let shown = |name: &[u8]| Inside(OsStr::from_bytes(name).into()).display();
+        for (name, expected) in [
+            (&b""[..], "/workspace"),
+            (b"a b/$c'd\"\\e", "/workspace/a b/$c'd\"\\e"),
+            ("sch\u{f6}n".as_bytes(), "/workspace/sch\u{f6}n"),
+            (b"a\n/workspace/b", r"$'/workspace/a\n/workspace/b'"),
+            (b"it's\\\r\t", r"$'/workspace/it\'s\\\r\t'"),
+            (b"\x1b[2J\x7f", r"$'/workspace/\x1b[2J\x7f'"),
+            (b"\xff\xed\xa0\x80", r"$'/workspace/\xff\xed\xa0\x80'"),
+            ("\u{9b}31m".as_bytes(), r"$'/workspace/\U0000009b31m'"),
+            ("x\u{202e}gpj.exe".as_bytes(), r"$'/workspace/x\U0000202egpj.exe'"),
+            ("\u{e0041}".as_bytes(), r"$'/workspace/\U000e0041'"),
+        ] {
+            assert_eq!(shown(name), expected);
+        }
+        let colon = Inside("a:1:b".into());
+        assert_eq!(
+            (colon.display().as_str(), colon.display_before(':').as_str()),
+            ("/workspace/a:1:b", "$'/workspace/a:1:b'")
+        );
     }
 
     #[test]
