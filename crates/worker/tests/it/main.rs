@@ -1,5 +1,6 @@
 //! The worker against real sandboxes, and against a scripted server.
 
+mod attacks;
 mod bash;
 mod egress;
 mod egress_rig;

@@ -1,0 +1,258 @@
+//! Runs the corpus: every attack at every level, and every attack with a [`Control`] once more where nothing stops it.
+//!
+//! One scene serves many attacks, because each of them ends with a fresh shell; after a breach a new one is made.
+
+use serde_json::json;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use worker::Confinement;
+use worker::sandbox::{CallEnd, remove_workspace};
+
+use super::scene::Scene;
+use super::{ANY_LEVEL, Attack, Attempt, BREACH, Control, Ending, corpus, perl};
+use crate::support::SECRET;
+
+/// Longer than any call of the corpus may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every level of confinement that this machine has, by the name that the page uses.
+pub(super) fn levels() -> Vec<(&'static str, Confinement)> {
+    vec![("landlock", Confinement::Landlock)]
+}
+
+#[tokio::test]
+async fn no_attack_succeeds_at_any_level() {
+    let (mut failures, mut unneeded) = (Vec::new(), Vec::new());
+    for (level, confinement) in levels() {
+        let (mut tried, mut open) = (0, 0);
+        let is_open = |attack: &Attack| attack.open_at.is_some_and(|(at, _)| at == level || at == ANY_LEVEL);
+        let mut scene = Scene::new(confinement, 0).await;
+        for attack in corpus().into_iter().flat_map(|(_, attacks)| attacks) {
+            let breaches = run(&mut scene, attack).await;
+            tried += 1;
+            match (is_open(attack), breaches.is_empty()) {
+                (true, false) => open += 1,
+                (true, true) => unneeded.push(format!("{level}: {}", attack.name)),
+                (false, true) => {}
+                (false, false) => failures.push(format!("{level}: {}: {}", attack.name, breaches.join("; "))),
+            }
+            if !breaches.is_empty() {
+                scene = Scene::new(confinement, tried).await;
+            }
+        }
+        let succeeded = failures.iter().filter(|failure| failure.starts_with(level)).count();
+        report(format_args!("{level}: {tried} attacks tried, {succeeded} succeeded, {open} known to be open"));
+    }
+    assert!(failures.is_empty(), "\n  {}", failures.join("\n  "));
+    assert!(unneeded.is_empty(), "held now, so `open_at` must go:\n  {}", unneeded.join("\n  "));
+}
+
+#[tokio::test]
+async fn attacks_succeed_where_nothing_stops_them() {
+    let mut failures = Vec::new();
+    let (mut tried, mut skipped) = (0, 0);
+    for attack in corpus().into_iter().flat_map(|(_, attacks)| attacks) {
+        if attack.control == Control::None {
+            continue;
+        }
+        if !is_possible(attack.control) {
+            skipped += 1;
+            continue;
+        }
+        tried += 1;
+        let mut scene = Scene::new(Confinement::Off, 1000 + tried).await;
+        let breaches = match attack.control {
+            Control::PlainShell => run_plainly(&mut scene, attack).await,
+            _ => run(&mut scene, attack).await,
+        };
+        if breaches.is_empty() {
+            failures.push(attack.name);
+        }
+    }
+    report(format_args!("controls: {tried} tried unconfined, {} failed, {skipped} not possible here", failures.len()));
+    assert!(failures.is_empty(), "these prove nothing, they fail without confinement too: {failures:?}");
+}
+
+/// Written past the capture of the test's output, because a passing run should tell its figures too.
+fn report(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "attack corpus: {line}");
+}
+
+/// Whether this machine lets the unconfined twin of an attack through.
+fn is_possible(control: Control) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let is_filtered = field("Seccomp:") != "0";
+    let has_capabilities = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0) >> 21 & 1 == 1;
+    match control {
+        Control::None => false,
+        Control::Unconfined | Control::PlainShell => true,
+        Control::UnconfinedRoot => has_capabilities && !is_filtered,
+        Control::Unfiltered => !is_filtered,
+    }
+}
+
+/// Makes one attempt and says what it achieved; nothing, if it is held.
+async fn run(scene: &mut Scene, attack: &Attack) -> Vec<String> {
+    let mut breaches = Vec::new();
+    if let Some(setup) = attack.setup
+        && let Err(end) = call(scene, "bash", json!({"command": command(scene, setup)})).await
+    {
+        return vec![end];
+    }
+    for _ in 0..attack.rounds {
+        let (tool, input) = match attack.attempt {
+            Attempt::Bash(text) => ("bash", json!({"command": command(scene, text), "timeout_ms": attack.timeout_ms})),
+            Attempt::Perl(body) => {
+                let program = perl::program(body).replace('\'', r"'\''");
+                let text = command(scene, &format!("perl -e '{program}'"));
+                ("bash", json!({"command": text, "timeout_ms": attack.timeout_ms}))
+            }
+            Attempt::Tool(tool, input) => (tool, serde_json::from_str(&scene.fill(input)).expect(attack.name)),
+        };
+        match call(scene, tool, input).await {
+            Ok(content) => breaches.extend(judge(&content, attack)),
+            Err(end) => breaches.push(end),
+        }
+        if !breaches.is_empty() {
+            break;
+        }
+    }
+    breaches.extend(scene.harm().await);
+    breaches.extend(end(scene, attack.ending).await);
+    breaches.extend(scene.survivors().into_iter().map(|pid| format!("process {pid} survives")));
+    if !breaches.is_empty() {
+        scene.sweep();
+    }
+    breaches
+}
+
+/// The command with the mark by which its processes are found, in a folder that is the attack's own.
+fn command(scene: &Scene, text: &str) -> String {
+    format!("export ATTACK={}; {}", scene.token, scene.fill(text))
+}
+
+async fn call(scene: &mut Scene, tool: &str, input: serde_json::Value) -> Result<Vec<serde_json::Value>, String> {
+    let Some(tools) = &mut scene.tools else { return Err("there is no sandbox any more".to_owned()) };
+    match tokio::time::timeout(PATIENCE, tools.0.call(tool, input, &CancellationToken::new())).await {
+        Ok(Ok(CallEnd::Done(outcome))) => Ok(outcome.content),
+        Ok(Ok(CallEnd::Killed)) => Err("the call was killed".to_owned()),
+        Ok(Err(error)) => Err(format!("the sandbox failed: {error}")),
+        Err(_) => Err("the call does not end".to_owned()),
+    }
+}
+
+/// What an answer gives away.
+fn judge(content: &[serde_json::Value], attack: &Attack) -> Vec<String> {
+    let mut breaches = Vec::new();
+    let text = content.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n");
+    let data = content.iter().filter_map(|block| block["source"]["data"].as_str());
+    let holds_secret = |data: &str| {
+        let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).unwrap_or_default();
+        decoded.windows(SECRET.len()).any(|window| window == SECRET.as_bytes())
+    };
+    if text.contains(SECRET) || data.into_iter().any(holds_secret) {
+        breaches.push("the answer holds a secret".to_owned());
+    }
+    if let Some(line) = text.lines().find(|line| line.contains(BREACH)) {
+        breaches.push(line.to_owned());
+    }
+    if let Some(control) = text.chars().find(|character| is_unfit(*character)) {
+        breaches.push(format!("the answer holds {control:?}"));
+    }
+    if let [block] = content
+        && block["type"] != "text"
+        && attack.expected.is_some()
+    {
+        breaches.push(format!("the answer is of type {}", block["type"]));
+    } else if content.len() != 1 {
+        breaches.push(format!("the answer has {} blocks", content.len()));
+    }
+    if attack.expected.is_some_and(|expected| !expected(&text)) {
+        breaches.push(format!("the answer is not what it must be: {text:?}"));
+    }
+    breaches
+}
+
+/// Control characters that a terminal, a log or another parser could act on. A carriage return may end a line only,
+/// which [`judge`] leaves to the attacks about it.
+fn is_unfit(character: char) -> bool {
+    character.is_control() && !matches!(character, '\t' | '\n' | '\r')
+}
+
+/// Ends the attempt's processes in the way that the attack is about.
+async fn end(scene: &mut Scene, ending: Ending) -> Vec<String> {
+    let mut breaches = Vec::new();
+    let Some(mut tools) = scene.tools.take() else { return breaches };
+    let sleep = json!({"command": "sleep 1000", "timeout_ms": 100});
+    match ending {
+        Ending::Restarted => {}
+        Ending::TimedOut => drop(tools.0.call("bash", sleep, &CancellationToken::new()).await),
+        Ending::Cancelled => {
+            let cancelled = CancellationToken::new();
+            cancelled.cancel();
+            drop(tools.0.call("bash", sleep, &cancelled).await);
+        }
+        Ending::Closed => {
+            tools.0.close().await;
+            tools = scene.place.sandbox().await;
+        }
+        Ending::WorkerDied => {
+            drop(tools);
+            for _ in 0..1000 {
+                if scene.survivors().is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tools = scene.place.sandbox().await;
+        }
+        Ending::Removed => {
+            tools.0.close().await;
+            if let Err(error) = remove_workspace(&scene.place.config, crate::support::SESSION).await {
+                breaches.push(format!("the workspace cannot be deleted: {error}"));
+            }
+            tools = scene.place.sandbox().await;
+        }
+    }
+    if ending == Ending::Restarted {
+        let restarted = tools.outcome("bash", json!({"restart": true})).await;
+        if restarted.is_error {
+            breaches.push(format!("the shell cannot be restarted: {restarted:?}"));
+        }
+    }
+    scene.clear_workspace();
+    if tools.outcome("bash", json!({"command": "echo alive"})).await.as_text() != Some("alive") {
+        breaches.push("the sandbox does not answer as it should afterwards".to_owned());
+    }
+    scene.tools = Some(tools);
+    breaches
+}
+
+/// The attempt of an attack by bash in a shell that nobody confines or cleans up after.
+async fn run_plainly(scene: &mut Scene, attack: &Attack) -> Vec<String> {
+    let text = match attack.attempt {
+        Attempt::Bash(text) => text.to_owned(),
+        Attempt::Perl(body) => format!("perl -e '{}'", perl::program(body).replace('\'', r"'\''")),
+        Attempt::Tool(..) => panic!("{}: a file tool has no plain form", attack.name),
+    };
+    let seconds = (attack.timeout_ms as f64 / 1000.0).to_string();
+    let script = format!("{}\n{}", command(scene, attack.setup.unwrap_or(":")), command(scene, &text));
+    let child = Command::new("timeout")
+        .args([&seconds, "bash", "--noprofile", "--norc", "-c", &format!("exec 2>&1; {script}")])
+        .env("SERVER_KEY", SECRET)
+        .current_dir(scene.workspace())
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(std::fs::File::create(scene.workspace().join(".output")).unwrap()))
+        .status();
+    child.unwrap();
+    let output = std::fs::read(scene.workspace().join(".output")).unwrap();
+    let text = String::from_utf8_lossy(&output);
+    let mut breaches = judge(&[json!({"type": "text", "text": text.trim_end()})], attack);
+    breaches.extend(scene.harm().await);
+    breaches.extend(scene.survivors().into_iter().map(|pid| format!("process {pid} survives")));
+    scene.sweep();
+    breaches
+}
