@@ -1,14 +1,13 @@
-//! Answers the shell's calls that change a file's mode or owner.
+//! Answers the shell's calls that change a file's mode, owner or times.
 //!
 //! Landlock does not see them, so a command could make the server's data folder unusable to its own user. Refusing
-//! them would break `chmod +x`, `git` and `tar`. A second seccomp filter therefore hands each of them to the
+//! them would break `chmod +x`, `touch`, `git` and `tar`. A second seccomp filter therefore hands each of them to the
 //! supervisor, which looks up the file inside the workspace itself and changes it there; the command only sees the
 //! answer. What the command does to the path meanwhile can lead to another file of the workspace, never out.
 //!
-//! An owner can be "changed" to the one it has. Times of files (`utimensat`) are not covered: a command can set
-//! those of any file of its user, which tells and destroys nothing.
+//! An owner can be "changed" to the one it has.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -18,7 +17,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::system::CaughtCall;
-use crate::tools::workspace::{PathError, Workspace};
+use crate::tools::workspace::{Inside, PathError, Workspace};
 
 const SYS_FCHMODAT2: libc::c_long = 452;
 /// `chmod` with the bits that let a program run as somebody else left out.
@@ -32,6 +31,7 @@ pub(crate) const CAUGHT: &[libc::c_long] = &[
     SYS_FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
+    libc::SYS_utimensat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]
@@ -49,6 +49,8 @@ pub(crate) fn perform(workspace: &Workspace, call: &CaughtCall) -> Result<(), Er
         SYS_FCHMODAT2 => change_mode(workspace, call, Target::path(first, second, fourth), third),
         libc::SYS_fchown => change_owner(second, third),
         libc::SYS_fchownat => change_owner(third, fourth),
+        libc::SYS_utimensat if second == 0 => change_times(workspace, call, Target::Descriptor(first), third),
+        libc::SYS_utimensat => change_times(workspace, call, Target::path(first, second, fourth), third),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_chmod => change_mode(workspace, call, Target::path(AT_FDCWD, first, 0), second),
         #[cfg(target_arch = "x86_64")]
@@ -73,30 +75,30 @@ impl Target {
         let follows = flags & libc::AT_SYMLINK_NOFOLLOW as u64 == 0;
         Self::Path { folder, address, follows }
     }
+
+    /// The path below the workspace, with every link followed that the call follows.
+    fn inside(self, workspace: &Workspace, call: &CaughtCall) -> Result<Inside, Errno> {
+        let (path, follows) = match self {
+            Self::Descriptor(descriptor) => (opened(call, descriptor)?, true),
+            Self::Path { folder, address, follows } => {
+                let named = PathBuf::from(OsStr::from_bytes(&text_at(call, address)?));
+                let path = if named.is_absolute() { named } else { opened(call, folder)?.join(named) };
+                (path, follows)
+            }
+        };
+        let inside = if follows {
+            workspace.resolve_path(&path)
+        } else {
+            let (folder, name) = path.parent().zip(path.file_name()).ok_or(Errno::PERM)?;
+            workspace.resolve_path(folder).map(|folder| folder.join(name.as_ref()))
+        };
+        inside.map_err(refusal)
+    }
 }
 
 fn change_mode(workspace: &Workspace, call: &CaughtCall, target: Target, mode: u64) -> Result<(), Errno> {
-    let (path, follows) = match target {
-        Target::Descriptor(descriptor) => (opened(call, descriptor)?, true),
-        Target::Path { folder, address, follows } => {
-            let named = PathBuf::from(OsStr::from_bytes(&text_at(call, address)?));
-            let path = if named.is_absolute() { named } else { opened(call, folder)?.join(named) };
-            (path, follows)
-        }
-    };
-    let text = |path: &OsStr| path.to_str().map(str::to_owned).ok_or(Errno::PERM);
-    let inside = if follows {
-        workspace.resolve(&text(path.as_os_str())?)
-    } else {
-        let (folder, name) = path.parent().zip(path.file_name()).ok_or(Errno::PERM)?;
-        workspace.resolve(&text(folder.as_os_str())?).map(|folder| folder.join(name.as_ref()))
-    };
-    let file = inside
-        .and_then(|inside| workspace.open(&inside, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()))
-        .map_err(|error| match error {
-            PathError::Outside => Errno::PERM,
-            PathError::System(errno) => errno,
-        })?;
+    let inside = target.inside(workspace, call)?;
+    let file = workspace.open(&inside, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).map_err(refusal)?;
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
     if kind.is_symlink() {
         return Err(Errno::OPNOTSUPP);
@@ -105,6 +107,42 @@ fn change_mode(workspace: &Workspace, call: &CaughtCall, target: Target, mode: u
     // A descriptor that only names a file takes no fchmod; its link in /proc does.
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     std::fs::set_permissions(link, Permissions::from_mode(mode)).map_err(errno)
+}
+
+fn change_times(workspace: &Workspace, call: &CaughtCall, target: Target, address: u64) -> Result<(), Errno> {
+    let times = times_at(call, address)?;
+    let inside = target.inside(workspace, call)?;
+    let (folder, name) = match (inside.parent(), inside.as_path().file_name()) {
+        (Some(folder), Some(name)) => (folder, name),
+        _ => (inside.clone(), OsStr::new(".")),
+    };
+    let folder = workspace.open(&folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(refusal)?;
+    // The path was resolved, so a link that is here now was put in the way, or is what is meant itself.
+    rustix::fs::utimensat(&folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The two times in the caller's memory; at address 0, now.
+fn times_at(call: &CaughtCall, address: u64) -> Result<Timestamps, Errno> {
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    if address == 0 {
+        return Ok(Timestamps { last_access: now, last_modification: now });
+    }
+    let mut bytes = [0; 32];
+    let memory = File::open(format!("/proc/{}/mem", call.thread)).map_err(errno)?;
+    memory.read_exact_at(&mut bytes, address).map_err(|_| Errno::FAULT)?;
+    let number = |index: usize| {
+        let part = bytes[8 * index..8 * index + 8].try_into().expect("eight of 32 bytes");
+        i64::from_ne_bytes(part)
+    };
+    let time = |index: usize| Timespec { tv_sec: number(index), tv_nsec: number(index + 1) };
+    Ok(Timestamps { last_access: time(0), last_modification: time(2) })
+}
+
+fn refusal(error: PathError) -> Errno {
+    match error {
+        PathError::Outside => Errno::PERM,
+        PathError::System(errno) => errno,
+    }
 }
 
 /// Nothing to do for the owner that every file of the workspace has; there is no other.

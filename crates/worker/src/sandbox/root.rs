@@ -8,7 +8,7 @@
 //! | `/usr`, `/bin`, …, the operator's `readable_paths` | the host's, read-only |
 //! | `/etc` | the files of [`super::paths`], read-only |
 //! | `/dev` | five harmless devices |
-//! | `/proc` | of the session's own processes |
+//! | `/proc` | of the session's own processes, without the files that tell of the kernel |
 //!
 //! Everything is put together on a fresh tmpfs that then becomes the root; the host's is unmounted.
 //! Landlock stands behind this, see [`super::confine`].
@@ -33,6 +33,19 @@ const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc:
 const READ_WRITE: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 /// Folders, links and mount points are all that it holds.
 const ROOT_OPTIONS: &CStr = c"mode=755,size=1m,nr_inodes=4k";
+
+/// What the session's `/proc` would tell of the machine as a whole and that no tool needs.
+const KERNEL_FILES: &[&str] = &[
+    "/proc/config.gz",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+];
 
 /// Puts the root together, makes it this process's, and returns the settings as they are true inside.
 pub(crate) fn enter(settings: Settings) -> Result<Settings, ConfineError> {
@@ -156,7 +169,13 @@ impl Root {
     fn processes(&self) -> Result<(), ConfineError> {
         self.folder("/proc")?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("proc", self.place("/proc"), "proc", flags, None).map_err(failed("/proc"))
+        mount("proc", self.place("/proc"), "proc", flags, None).map_err(failed("/proc"))?;
+        for file in KERNEL_FILES.iter().map(Path::new).filter(|file| file.exists()) {
+            let nothing =
+                open_tree(CWD, "/dev/null", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC);
+            self.attach(&nothing.map_err(failed(file))?, file, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)?;
+        }
+        Ok(())
     }
 
     fn become_root(&self) -> Result<(), Errno> {

@@ -101,9 +101,15 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_ioprio_set,
 ];
 
-/// Refused as unsupported, which programs that copy files take for a file system without them: extended attributes
-/// by path are not confined by Landlock.
+/// Refused as unsupported, which programs that copy or list files take for a file system without them: extended
+/// attributes are not confined by Landlock.
 const UNSUPPORTED: &[libc::c_long] = &[
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_fgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_flistxattr,
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
     libc::SYS_fsetxattr,
@@ -139,11 +145,41 @@ const REFUSED_FOR_OTHERS: &[libc::c_long] = &[
 /// `clone3` takes its flags in memory, which a filter cannot read; the others are newer doubles of calls above.
 fn unknown() -> Vec<libc::c_long> {
     const SYS_SETXATTRAT: libc::c_long = 463;
+    const SYS_GETXATTRAT: libc::c_long = 464;
+    const SYS_LISTXATTRAT: libc::c_long = 465;
     const SYS_REMOVEXATTRAT: libc::c_long = 466;
     const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
     const SYS_FILE_SETATTR: libc::c_long = 469;
-    vec![libc::SYS_clone3, SYS_SETXATTRAT, SYS_REMOVEXATTRAT, SYS_OPEN_TREE_ATTR, SYS_FILE_SETATTR]
+    vec![
+        libc::SYS_clone3,
+        SYS_SETXATTRAT,
+        SYS_GETXATTRAT,
+        SYS_LISTXATTRAT,
+        SYS_REMOVEXATTRAT,
+        SYS_OPEN_TREE_ATTR,
+        SYS_FILE_SETATTR,
+        // Older forms of a call that the supervisor answers.
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_utime,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_utimes,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_futimesat,
+    ]
 }
+
+/// Requests of `ioctl`: a terminal could be fed keystrokes for whoever reads it next, and the flags of an inode can be
+/// set through a descriptor that may only read.
+const REFUSED_REQUESTS: &[u64] = &[
+    libc::TIOCSTI,
+    libc::TIOCLINUX,
+    libc::FS_IOC_SETFLAGS,
+    libc::FS_IOC_SETVERSION,
+    libc::FS_IOC32_SETFLAGS,
+    libc::FS_IOC32_SETVERSION,
+    FS_IOC_FSSETXATTR,
+];
+const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
 
 const NAMESPACE_FLAGS: &[libc::c_int] = &[
     libc::CLONE_NEWUSER,
@@ -202,12 +238,11 @@ fn refusals() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
         namespaces.push(when(0, Length::Qword, Compare::MaskedEq(flag), flag)?);
     }
     rules.insert(libc::SYS_clone, namespaces);
-    // A terminal could be fed keystrokes for whoever reads it next.
-    let mut terminal = Vec::new();
-    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
-        terminal.push(when(1, Length::Dword, Compare::Eq, request)?);
+    let mut requests = Vec::new();
+    for request in REFUSED_REQUESTS {
+        requests.push(when(1, Length::Dword, Compare::Eq, *request)?);
     }
-    rules.insert(libc::SYS_ioctl, terminal);
+    rules.insert(libc::SYS_ioctl, requests);
     Ok(rules)
 }
 

@@ -47,7 +47,8 @@ pub(crate) struct Shell {
     unsent: Vec<u8>,
     status_line: Vec<u8>,
     tail: Tail,
-    sequence: u64,
+    /// Marks the status of the current command: a command cannot write the status of another, which it does not know.
+    number: u64,
 }
 
 impl Shell {
@@ -70,7 +71,7 @@ impl Shell {
             unsent: Vec::new(),
             status_line: Vec::new(),
             tail: Tail::default(),
-            sequence: 0,
+            number: 0,
         })
     }
 
@@ -80,13 +81,13 @@ impl Shell {
 
     /// Hands a command to the shell, which must not be running one.
     pub(crate) fn begin(&mut self, text: &str) {
-        self.sequence += 1;
+        self.number = draw_number();
         let quoted = text.replace('\'', r"'\''");
-        let sequence = self.sequence;
+        let number = self.number;
         self.unsent.extend_from_slice(
             format!(
                 "builtin eval '{quoted}\n' </dev/null >&{OUT} 2>&1 {OUT}>&- {STATUS}>&-; \
-                 builtin printf '{sequence} %d\\n' \"$?\" >&{STATUS}\n"
+                 builtin printf '{number} %d\\n' \"$?\" >&{STATUS}\n"
             )
             .as_bytes(),
         );
@@ -228,8 +229,8 @@ impl Shell {
             if let Some(message) = line.strip_prefix(START_FAILED) {
                 return Some(Ended::NotStarted(message.trim_end().to_owned()));
             }
-            let Some((sequence, code)) = line.trim_end().split_once(' ') else { continue };
-            if sequence.parse() == Ok(self.sequence)
+            let Some((number, code)) = line.trim_end().split_once(' ') else { continue };
+            if number.parse() == Ok(self.number)
                 && let Ok(code) = code.parse()
             {
                 return Some(Ended::Status(code));
@@ -273,6 +274,13 @@ impl Tail {
             clean(&self.bytes[start..])
         )
     }
+}
+
+fn draw_number() -> u64 {
+    let mut bytes = [0; 8];
+    // Eight bytes come whole, or not at all on a kernel without the call; a session can then only deceive itself.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    u64::from_ne_bytes(bytes)
 }
 
 /// The result of a command that ran to its end.

@@ -122,6 +122,11 @@ impl Inside {
         &self.0
     }
 
+    /// The folder above; none above the workspace itself.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        self.0.parent().map(|parent| Self(parent.to_owned()))
+    }
+
     pub(crate) fn join(&self, below: &Path) -> Self {
         Self(self.0.join(below))
     }

@@ -87,6 +87,7 @@ async fn modes_and_owners_can_be_changed_inside(place: Place) {
     );
     assert_eq!(tools.bash("ln -s x ../../l; chmod 640 ../../l; stat -c %a ../../x").await, "640");
     assert_eq!(tools.bash("perl -e 'open(F, \">\", \"f\"); chmod(0604, *F) or die $!'; stat -c %a f").await, "604");
+    tools.bash("touch -d @1000 f $'latin\\xe9'; [ $(stat -c %Y f) = 1000 ]; ln -s f t; touch -h -d @5 t; [ \"$(stat -c %Y t f | xargs)\" = \"5 1000\" ]").await;
     tools.bash("cp -p f g && chown $(id -u) g && tar cf t f g && mkdir o && tar xf t -C o").await;
     let suid = "perl -MFcntl -e 'sysopen(F, \"s\", O_CREAT|O_WRONLY, 04755) and print \"made\"; exit 1'";
     assert_eq!(tools.bash_error(suid).await, "bash: exit status 1");

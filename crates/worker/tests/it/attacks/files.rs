@@ -90,24 +90,20 @@ pub(super) const ATTACKS: &[Attack] = &[
     perl("attribute-of-a-file", "Sets an extended attribute of the secret, by the old call and the new.", UNCHANGED, r#"
         my ($path, $name, $value) = ("%secret%", "user.stolen", "x"); sys("setxattr", $path, $name, $value, 1, 0);
         my $arguments = pack "QLL", at($value), 1, 0; sys("setxattrat", -100, $path, 0, $name, $arguments, 16)"#).proven(Unconfined),
-    bash("times-of-a-file", "Sets the times of the secret.", UNCHANGED, "touch -c -d @1000 %secret%").proven(Unconfined)
-        .open_at("landlock", "Landlock does not see calls that set times."),
+    bash("times-of-a-file", "Sets the times of the secret.", UNCHANGED, "touch -c -d @1000 %secret%").proven(Unconfined),
     perl("flags-of-a-system-file", "Sets the inode flags of a system program through a descriptor that may only read.", REFUSED, r#"
         sysopen(F, "/usr/bin/env", 0) or exit; my $flags = pack "L!", 0;
-        ioctl(F, 0x80086601, $flags) and ioctl(F, 0x40086602, $flags) and breach("flags were set")"#)
-        .open_at("landlock", "a worker that runs as root owns the system's files."),
+        ioctl(F, 0x80086601, $flags) and ioctl(F, 0x40086602, $flags) and breach("flags were set")"#),
     perl("times-of-a-system-file", "Sets the times of a system program through a descriptor that may only read.", REFUSED, r#"
         sysopen(F, "/usr/bin/env", 0) or exit; my @times = (stat F)[8, 9]; my $spec = pack "qqqq", $times[0], 0, 0, 0x3ffffffe;
-        my $result = sys("utimensat", fileno(F), 0, $spec, 0); breach("times were set") if $result != -1"#)
-        .open_at("landlock", "a worker that runs as root owns the system's files."),
+        my $result = sys("utimensat", fileno(F), 0, $spec, 0); breach("times were set") if $result != -1"#),
     // Metadata.
     bash("size-of-a-file", "Asks for the size of a file that it cannot open.", "The file seems not to exist.", "[ \"$(stat -c %s %secret%)\" = 28 ] && echo %breach%").proven(Unconfined)
         .open_at("landlock", "Landlock hides content and names of folders, not metadata."),
     bash("target-of-a-link", "Reads the target of a symbolic link in the data folder.", UNREAD, "readlink %data%/link").proven(Unconfined)
         .open_at("landlock", "Landlock hides content and names of folders, not targets of links."),
     perl("attribute-value", "Reads an extended attribute of a file that it cannot open.", UNREAD, r#"
-        my ($path, $name, $value) = ("%secret%", "user.secret", " " x 64); sys("getxattr", $path, $name, $value, 64); print $value"#).proven(Unconfined)
-        .open_at("landlock", "Landlock does not see calls that read extended attributes."),
+        my ($path, $name, $value) = ("%secret%", "user.secret", " " x 64); sys("getxattr", $path, $name, $value, 64); print $value"#).proven(Unconfined),
     perl("watch-a-folder", "Watches the data folder for names (inotify).", REFUSED, r#"my $path = "%data%"; my $i = sys("inotify_init1", 0); gained("inotify_add_watch", $i, $path, 0xfff)"#).proven(Unconfined),
     perl("watch-a-file-system", "Watches a whole file system (fanotify).", REFUSED, r#"let_in("fanotify_init", 0xffffff, 0)"#).proven(UnconfinedRoot),
     // Roots and mounts.
@@ -129,14 +125,14 @@ pub(super) const ATTACKS: &[Attack] = &[
     bash("open-devices", "Opens every device but the five harmless ones.", "None opens.", "for d in /dev/* /dev/*/*; do case $d in /dev/null|/dev/zero|/dev/full|/dev/random|/dev/urandom|/dev/std*|/dev/fd*) continue;; esac; [ -b $d -o -c $d ] && (exec 3<$d) 2>/dev/null && echo %breach% $d; done; (exec 3</dev/kmsg) && echo %breach% kmsg; (exec 3</dev/mem) && echo %breach% mem; (exec 3<>/dev/ptmx) && echo %breach% ptmx; true"),
     bash("write-kernel-settings", "Opens settings of the kernel for writing.", "None opens.", "for f in kernel/core_pattern kernel/hostname kernel/modprobe vm/drop_caches vm/overcommit_memory fs/binfmt_misc/register net/ipv4/ip_forward; do (exec 3>>/proc/sys/$f) 2>/dev/null && echo %breach% $f; done; (exec 3>>/proc/sysrq-trigger) && echo %breach% sysrq; true").proven(UnconfinedRoot),
     bash("write-sysfs", "Opens files of `/sys` for writing and makes a control group.", "None opens, none is made.", "for f in /sys/kernel/uevent_helper /sys/kernel/mm/ksm/run /sys/power/state /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/*/release_agent; do (exec 3>>$f) 2>/dev/null && echo %breach% $f; done; mkdir /sys/fs/cgroup/%token% /sys/fs/cgroup/*/%token% && echo %breach%; rmdir /sys/fs/cgroup/%token% /sys/fs/cgroup/*/%token% 2>/dev/null; true"),
-    bash("read-debug-files", "Reads the kernel's debugging and configuration files.", "None opens.", "for f in /proc/kcore /proc/kallsyms /proc/kpagecount /proc/keys /proc/timer_list /proc/config.gz /sys/kernel/debug/x /sys/kernel/tracing/trace /sys/firmware/efi/vars /boot/*; do (exec 3<$f) 2>/dev/null && echo %breach% $f; done; true").proven(Unconfined),
+    bash("read-debug-files", "Reads the kernel's debugging and configuration files.", "Nothing is read.", "for f in /proc/kcore /proc/kallsyms /proc/kpagecount /proc/keys /proc/timer_list /proc/config.gz /sys/kernel/debug/x /sys/kernel/tracing/trace /sys/firmware/efi/vars /boot/*; do x=; { read -r -n 1 x <$f; } 2>/dev/null; [ \"$x\" ] && echo %breach% $f; done; true").proven(Unconfined)
+        .open_at("landlock", "`/proc` is readable there; the kernel tells names of its symbols, without their addresses."),
     // Folders that everybody shares.
     bash("write-shared-folders", "Leaves a file in the folders that everybody shares.", "No process outside finds it.", "for d in /tmp /var/tmp /dev/shm /run; do echo x >$d/%token%; done").proven(Unconfined),
     bash("write-system-folders", "Puts a program where root would run it.", "No process outside finds it.", "for d in /usr/local/bin /etc /root; do echo x >$d/%token%; done").proven(UnconfinedRoot),
     bash("leave-a-set-id-program", "Makes a program that runs as the worker's user for whoever starts it.", "The bit is not set.", "cp /bin/sh s; chmod 4755 s; chmod u+s,g+s s; mkdir d; chmod 2755 d").proven(Unconfined),
     perl("leave-a-set-id-file-at-creation", "Creates a file with the set-id bits in the call that makes it.", "The bits are not set.", r#"
-        umask 0; sysopen(F, "s", 0101, 06755); my $d = "d"; sys("mkdirat", -100, $d, 03755)"#).proven(Unconfined)
-        .open_at("landlock", "the mode of a new file is not looked at."),
+        umask 0; sysopen(F, "s", 0101, 06755); my $d = "d"; sys("mkdirat", -100, $d, 03755)"#).proven(Unconfined),
     bash("unlimited-core", "Raises the limit of core dumps, whose pattern may be a program of the host.", "The limit stays.", "ulimit -c unlimited && echo %breach%; ulimit -Hc unlimited && echo %breach%; true").proven(PlainShell),
     // The service's own folder.
     bash("output-through-a-link", "Puts a link where the service saves outputs that are too long.", UNCHANGED, "rm -rf .agent/outputs; ln -s %data% .agent/outputs; seq 1 60000"),

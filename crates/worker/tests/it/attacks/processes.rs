@@ -44,7 +44,8 @@ pub(super) const ATTACKS: &[Attack] = &[
     perl("write-memory-file", "Writes the worker's memory through `/proc`.", "The memory stays as it is.", r#"open F, "+<", "/proc/%worker%/mem" or exit; sysseek F, %memory%, 0; syswrite F, "stolen""#).proven(Unconfined),
     bash("read-an-environment", "Reads the environment of a process outside.", UNREAD, "tr '\\0' ' ' </proc/%victim%/environ; tr '\\0' ' ' </proc/%victim%/task/%victim%/environ").proven(Unconfined),
     bash("read-a-memory-map", "Reads where a process outside has its memory.", "Nothing is told.", "for f in maps smaps numa_maps auxv syscall stack pagemap; do [ \"$(head -c 8 /proc/%victim%/$f | tr -d '\\0' | wc -c)\" -gt 0 ] && echo %breach% $f; done; true").proven(Unconfined),
-    bash("list-descriptors", "Lists the descriptors of a process outside.", "Nothing is told.", "ls /proc/%victim%/fd/ | grep -q 0 && echo %breach%; ls /proc/%victim%/fdinfo/ /proc/%victim%/map_files/ | grep -q 0 && echo %breach%; true").proven(Unconfined),
+    bash("list-descriptors", "Lists the descriptors of a process outside.", "Nothing is told.", "ls /proc/%victim%/fd/ | grep -q 0 && echo %breach%; ls /proc/%victim%/fdinfo/ /proc/%victim%/map_files/ | grep -q 0 && echo %breach%; true").proven(Unconfined)
+        .open_at("landlock", "numbers of descriptors are seen, where the worker's user is the other process's too; what they are is not."),
     perl("steal-a-descriptor", "Takes a descriptor out of a process outside (`pidfd_getfd`).", UNREAD, r#"my $p = sys("pidfd_open", %victim%, 0); my $f = sys("pidfd_getfd", $p, 0, 0); open F, "<&=", $f and print <F>"#).proven(Unconfined),
     perl("compare-descriptors", "Asks whether it shares memory or descriptors with a process outside (`kcmp`).", REFUSED, r#"gained("kcmp", $$, %victim%, 1, 0, 0); gained("kcmp", $$, %worker%, 2, 0, 0)"#),
     perl("advise-memory", "Gives advice about the memory of a process outside (`process_madvise`).", REFUSED, r#"my $p = sys("pidfd_open", %worker%, 0); my $v = pack "JJ", %memory% & ~4095, 4096; gained("process_madvise", $p, $v, 1, 20, 0)"#).proven(Unconfined),
@@ -68,8 +69,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     bash("stop-the-shell", "Stops the shell, so that no status comes.", ANSWERS, "kill -STOP $$").within_ms(500),
     bash("replace-the-shell", "Replaces the shell by another program.", ANSWERS, "exec sleep 1000").within_ms(500),
     bash("close-the-descriptors", "Closes every descriptor of the shell.", ANSWERS, "for fd in {0..255}; do eval \"exec $fd>&-\"; done; true").within_ms(2000),
-    bash("forge-a-status", "Writes status lines to every descriptor, to end its call before its commands end.", "The call ends with the last command.", "for fd in {3..255}; do for n in {1..40}; do echo \"$n 0\" >&$fd; done; done 2>/dev/null; sleep 0.3; echo the real end; (exit 7)").answers(|text| text.ends_with("the real end"))
-        .open_at("any", "a command of the shell itself finds the descriptor and can guess the number."),
+    bash("forge-a-status", "Writes status lines to every descriptor, to end its call before its commands end.", "The call ends with the last command.", "for fd in {3..255}; do for n in {1..40}; do echo \"$n 0\" >&$fd; done; done 2>/dev/null; sleep 0.3; echo the real end; (exit 7)").answers(|text| text.ends_with("the real end")),
     bash("forge-a-status-from-a-child", "Leaves a process that writes status lines for the commands to come.", "The next call is answered by its own command.", "(while :; do for fd in 198 199 10 11 12; do for n in {1..40}; do echo \"$n 0\" >&$fd; done; done; done) 2>/dev/null & true"),
     bash("shadow-the-builtins", "Replaces the shell's own commands by functions.", ANSWERS, "builtin() { :; }; eval() { echo %breach%; }; printf() { echo 99 0; }; true").within_ms(1000),
     bash("trap-everything", "Runs a command of its own after every command and at the end.", ANSWERS, "trap 'echo trapped' DEBUG EXIT ERR; trap '' TERM INT HUP QUIT"),

@@ -12,14 +12,15 @@ use worker::sandbox::{CallEnd, remove_workspace};
 
 use super::scene::Scene;
 use super::{ANY_LEVEL, Attack, Attempt, BREACH, Control, Ending, corpus, perl};
-use crate::support::SECRET;
+use crate::support::{SECRET, has_namespaces};
 
 /// Longer than any call of the corpus may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every level of confinement that this machine has, by the name that the page uses.
 pub(super) fn levels() -> Vec<(&'static str, Confinement)> {
-    vec![("landlock", Confinement::Landlock)]
+    let namespaces = has_namespaces().then_some(("namespaces", Confinement::Namespaces));
+    namespaces.into_iter().chain([("landlock", Confinement::Landlock)]).collect()
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ fn limits() -> Limits {
         file_bytes_max: 8 << 20,
         open_files_max: 256,
         cpu_seconds_max: 60,
+        workspace_bytes_max: 64 << 20,
+        workspace_files_max: 20_000,
     }
 }
 
@@ -60,8 +62,7 @@ pub(super) struct Scene {
 impl Scene {
     /// `number` tells scenes of one run apart.
     pub(super) async fn new(confinement: Confinement, number: usize) -> Self {
-        let mut place = Place::with_limits(limits());
-        place.config.confinement = confinement;
+        let place = Place::at(confinement).with_limits(limits());
         let data = place.data();
         furnish(&data);
         let token = format!("attack{}x{number}", std::process::id());
@@ -106,7 +107,8 @@ impl Scene {
     /// Puts the scene's values in place of their names.
     pub(super) fn fill(&self, template: &str) -> String {
         let data = self.place.data();
-        let supervisor = self.tools.as_ref().and_then(|tools| tools.0.process_id()).unwrap_or(1);
+        let head = self.tools.as_ref().map_or(1, |tools| tools.0.process_id());
+        let (supervisor, helper) = inner_processes(head, self.place.has_namespaces());
         let values: &[(&str, String)] = &[
             ("secret", data.join("secret").display().to_string()),
             ("data", data.display().to_string()),
@@ -115,7 +117,7 @@ impl Scene {
             ("victim", self.victim.id().to_string()),
             ("worker", std::process::id().to_string()),
             ("supervisor", supervisor.to_string()),
-            ("helper", file_helper(supervisor).to_string()),
+            ("helper", helper.to_string()),
             ("bystander", self.bystander_pid.to_string()),
             ("memory", (self.memory.as_ptr() as usize).to_string()),
             ("tcp", self.sockets.tcp_port.to_string()),
@@ -135,13 +137,13 @@ impl Scene {
         if TcpStream::connect(("127.0.0.1", self.free_port)).is_ok() {
             harm.push("a port of the host is listened on".to_owned());
         }
-        if let Some(supervisor) = self.tools.as_ref().and_then(|tools| tools.0.process_id())
+        if let Some(supervisor) = self.tools.as_ref().map(|tools| tools.0.process_id())
             && !is_running(supervisor)
         {
             harm.push("the supervisor does not run any more".to_owned());
         }
         let supervisor = self.bystander.0.process_id();
-        if !supervisor.is_some_and(is_running) {
+        if !is_running(supervisor) {
             harm.push("another session's supervisor does not run any more".to_owned());
         } else if self.bystander.outcome("bash", json!({"command": "echo here"})).await.as_text() != Some("here") {
             harm.push("another session's shell does not answer as it should".to_owned());
@@ -223,14 +225,24 @@ fn furnish(data: &Path) {
         rustix::fs::setxattr(data.join("secret"), "user.secret", SECRET.as_bytes(), rustix::fs::XattrFlags::empty());
 }
 
-/// The other child of a supervisor, beside its shell.
-fn file_helper(supervisor: u32) -> i32 {
-    let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap_or_default();
-    let is_helper = |pid: &&str| {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|it| it == b"files"))
+/// The supervisor and the file helper of the sandbox with this head, by the ids that they have inside.
+fn inner_processes(head: u32, has_namespaces: bool) -> (i32, i32) {
+    // A fork of the supervisor has its command line; bash, which it also forks, has one of its own.
+    let copies = |parent: u32| -> Vec<u32> {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        let is_copy = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|it| it == b"supervisor")
+        };
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_copy).collect()
     };
-    children.split_whitespace().find(is_helper).and_then(|pid| pid.parse().ok()).unwrap_or(i32::MAX)
+    let inner = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        ids.split_whitespace().last().and_then(|pid| pid.parse().ok()).unwrap_or(i32::MAX)
+    };
+    let supervisor = if has_namespaces { copies(head).first().copied().unwrap_or(head) } else { head };
+    (inner(supervisor), copies(supervisor).first().map_or(i32::MAX, |helper| inner(*helper)))
 }
 
 /// Whether a process exists, is not stopped and not merely waiting to be reaped.
