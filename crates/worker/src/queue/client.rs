@@ -2,11 +2,14 @@
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-use super::wire::{CALL_EVENTS, EndedWorkspaces, Event, EventPage, Heartbeat, MODEL_REQUEST_START, Session, WorkItem};
+use super::wire::{
+    CALL_EVENTS, EndedWorkspaces, Event, EventPage, Heartbeat, MODEL_REQUEST_START, SandboxSettings, Session, WorkItem,
+};
 use crate::config::WorkerConfig;
+use crate::egress::Reason;
 use crate::sandbox::protocol::ToolOutcome;
 use crate::secret::Secret;
 
@@ -160,6 +163,25 @@ impl Client {
         let url = self.path(&["v1", "internal", "sessions", session_id, "tool_starts"]);
         let request = self.request(Method::POST, url, token);
         accepted(request.json(&json!({"tool_use_id": call}))).await.map(drop)
+    }
+
+    /// How the session's next sandbox is to be made.
+    pub(crate) async fn sandbox_settings(&self, session_id: &str, token: &Secret) -> Result<SandboxSettings, ApiError> {
+        let url = self.path(&["v1", "internal", "sessions", session_id, "sandbox"]);
+        answer(self.request(Method::GET, url, token)).await
+    }
+
+    /// Tells what the session's tools were refused since the last time.
+    pub(crate) async fn report_refusals(
+        &self,
+        session_id: &str,
+        token: &Secret,
+        counts: &[(Reason, u64)],
+    ) -> Result<(), ApiError> {
+        let url = self.path(&["v1", "internal", "sessions", session_id, "refusals"]);
+        let counts: Map<String, Value> =
+            counts.iter().map(|(reason, count)| (reason.name().to_owned(), Value::from(*count))).collect();
+        accepted(self.request(Method::POST, url, token).json(&json!({"counts": counts}))).await.map(drop)
     }
 
     /// Which of these sessions are deleted.

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::egress::{HostPattern, Policy};
 use crate::secret::Secret;
 
 /// A work item as a poll hands it out.
@@ -62,6 +63,31 @@ pub(crate) struct Session {
 pub(crate) struct EventPage {
     pub data: Vec<Event>,
     pub next_page: Option<String>,
+}
+
+/// How the session's next sandbox is to be made.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SandboxSettings {
+    pub network: NetworkRules,
+}
+
+/// The network as the session's environment has it.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum NetworkRules {
+    Unrestricted,
+    Limited { allowed_hosts: Vec<String> },
+}
+
+impl NetworkRules {
+    pub(crate) fn policy(&self) -> Policy {
+        match self {
+            Self::Unrestricted => Policy::Unrestricted,
+            Self::Limited { allowed_hosts } => {
+                Policy::Limited { allowed_hosts: allowed_hosts.iter().map(|host| HostPattern::new(host)).collect() }
+            }
+        }
+    }
 }
 
 /// Deleted sessions among those that were asked about.

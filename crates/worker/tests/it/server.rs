@@ -164,6 +164,8 @@ fn route(method: &str, path: &str) -> &'static str {
         ("GET", ["sessions", SESSION, "events"]) => "list",
         ("POST", ["sessions", SESSION, "events"]) => "result",
         ("POST", ["internal", "sessions", SESSION, "tool_starts"]) => "start",
+        ("GET", ["internal", "sessions", SESSION, "sandbox"]) => "sandbox",
+        ("POST", ["internal", "sessions", SESSION, "refusals"]) => "refusals",
         ("POST", ["internal", "workspaces", "ended"]) => "ended",
         _ => panic!("no such route: {method} {path}"),
     }
@@ -232,6 +234,8 @@ fn answer(seen: &mut Seen, name: &str, query: &str, body: Value) -> Answer {
             let gone = |id: &&Value| seen.deleted.iter().any(|deleted| *id == deleted);
             json!({"data": body["session_ids"].as_array().unwrap().iter().filter(gone).collect::<Vec<_>>()})
         }
+        "sandbox" => json!({"type": "sandbox", "network": {"type": "unrestricted"}}),
+        "refusals" => json!({"type": "refusals"}),
         "stop" => {
             seen.stops.push(body);
             json!({})
