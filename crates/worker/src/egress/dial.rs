@@ -16,6 +16,8 @@ use super::policy::Policy;
 use super::refusal::{Denial, Reason};
 use super::target::{Host, Target};
 
+/// Allowed hosts that a refusal names.
+const HOSTS_SHOWN_MAX: usize = 10;
 /// Addresses of one answer that are tried; more are no service but a scan.
 const ADDRESSES_MAX: usize = 16;
 
@@ -96,7 +98,7 @@ impl Session {
 
 fn not_allowed(policy: &Policy, host: &Host) -> Denial {
     let Policy::Limited { allowed_hosts } = policy else { return switched_off() };
-    let shown: Vec<String> = allowed_hosts.iter().take(20).map(ToString::to_string).collect();
+    let shown: Vec<String> = allowed_hosts.iter().take(HOSTS_SHOWN_MAX).map(ToString::to_string).collect();
     let hosts = match (shown.is_empty(), allowed_hosts.len() - shown.len()) {
         (true, _) => "it allows none".to_owned(),
         (false, 0) => format!("it allows {}", shown.join(", ")),

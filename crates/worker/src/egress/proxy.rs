@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -216,6 +216,10 @@ impl Connection {
         }
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
+        if !is_chunked_or_plain(&parts.headers) {
+            let text = format!("{host} answered with a Transfer-Encoding other than chunked");
+            return Err(Denial::failed(StatusCode::BAD_GATEWAY, text));
+        }
         if parts.headers.contains_key(header::TRANSFER_ENCODING) {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
@@ -242,6 +246,9 @@ fn read_target<B>(request: &Request<B>) -> Result<Target, Denial> {
         }
         return Target::parse(authority, None).map_err(|error| malformed(format!("CONNECT: {error}")));
     }
+    if !is_chunked_or_plain(request.headers()) {
+        return Err(malformed("the only Transfer-Encoding that goes through the proxy is chunked".to_owned()));
+    }
     match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTP => {
             Target::parse(authority, Some(80)).map_err(|error| malformed(error.to_string()))
@@ -256,6 +263,11 @@ fn read_target<B>(request: &Request<B>) -> Result<Target, Denial> {
                 .to_owned(),
         )),
     }
+}
+
+/// Whether the body is all that its framing wraps: any other coding would be lost with the framing.
+fn is_chunked_or_plain(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TRANSFER_ENCODING).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// A host for the log that could not be read, without what may be a secret before it.
