@@ -36,6 +36,7 @@ const ROOT_OPTIONS: &CStr = c"mode=755,size=1m,nr_inodes=4k";
 
 /// What the session's `/proc` would tell of the machine as a whole and that no tool needs.
 const KERNEL_FILES: &[&str] = &[
+    "/proc/cmdline",
     "/proc/config.gz",
     "/proc/kallsyms",
     "/proc/kcore",
@@ -43,6 +44,7 @@ const KERNEL_FILES: &[&str] = &[
     "/proc/kmsg",
     "/proc/kpagecount",
     "/proc/kpageflags",
+    "/proc/sys/kernel/random/boot_id",
     "/proc/sysrq-trigger",
     "/proc/timer_list",
 ];

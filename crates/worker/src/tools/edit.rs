@@ -11,6 +11,9 @@ use super::read::{TEXT_BYTES_MAX, open_regular, read_at_most};
 use super::workspace::{Inside, PathError, Workspace};
 use crate::sandbox::protocol::ToolOutcome;
 
+/// What an edit may make of a file.
+const RESULT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 #[derive(Deserialize)]
 struct WriteInput {
     file_path: String,
@@ -61,6 +64,14 @@ pub(crate) fn edit(workspace: &Workspace, input: serde_json::Value) -> Result<To
         return Err(ToolError::new(
             "edit",
             format!("old_string appears {count} times in {file_path} (must be unique)"),
+        ));
+    }
+    // Counted before it is made: a short file and a long replacement can multiply to more than there is memory.
+    let size = text.len() - count * old_string.len() + count.saturating_mul(new_string.len());
+    if size > RESULT_BYTES_MAX {
+        return Err(ToolError::new(
+            "edit",
+            format!("the result would be {size} bytes, exceeds {RESULT_BYTES_MAX}-byte limit"),
         ));
     }
     replace("edit", workspace, &path, &file_path, &text.replace(&old_string, &new_string))?;

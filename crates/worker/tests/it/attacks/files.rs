@@ -45,7 +45,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         open F, ">", "own"; close F; my ($own, $secret) = ("own", "%secret%");
         sys("renameat2", -100, $own, -100, $secret, 2); open F, "<", "own"; print <F>"#).proven(Unconfined),
     bash("rename-over-a-secret", "Moves a file of its own over the secret.", UNCHANGED, "echo x >own; mv -f own %secret%").proven(Unconfined),
-    bash("swap-links-under-bash", "Swaps a folder with a link while reading through it.", UNREAD, "mkdir real; echo harmless >real/secret; (for i in {1..300}; do ln -sfn %data% x; mv -T x y; mv -T real x; mv -T x real; done) & for i in {1..300}; do cat x/secret y/secret; done 2>/dev/null | sort -u; wait").proven(Unconfined),
+    bash("swap-links-under-bash", "Swaps a folder with a link while reading through it.", UNREAD, "mkdir real; echo harmless >real/secret; (for i in {1..60}; do ln -sfn %data% x; mv -T x y; mv -T real x; mv -T x real; done) & for i in {1..60}; do cat x/secret y/secret; done 2>/dev/null | sort -u; wait").proven(Unconfined),
     // By descriptor and handle.
     perl("open-a-path-only", "Opens the data folder with `O_PATH` and a file below that descriptor.", UNREAD, r#"
         my ($data, $secret) = ("%data%", "secret"); my $d = sys("openat", -100, $data, 0x200000); my $f = sys("openat", $d, $secret, 0);
@@ -129,7 +129,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         .open_at("landlock", "`/proc` is readable there; the kernel tells names of its symbols, without their addresses."),
     // Folders that everybody shares.
     bash("write-shared-folders", "Leaves a file in the folders that everybody shares.", "No process outside finds it.", "for d in /tmp /var/tmp /dev/shm /run; do echo x >$d/%token%; done").proven(Unconfined),
-    bash("write-system-folders", "Puts a program where root would run it.", "No process outside finds it.", "for d in /usr/local/bin /etc /root; do echo x >$d/%token%; done").proven(UnconfinedRoot),
+    bash("write-system-folders", "Puts a program where root would run it.", "No process outside finds it.", "for d in /usr/local/bin /etc /root; do echo x >$d/%token%; done"),
     bash("leave-a-set-id-program", "Makes a program that runs as the worker's user for whoever starts it.", "The bit is not set.", "cp /bin/sh s; chmod 4755 s; chmod u+s,g+s s; mkdir d; chmod 2755 d").proven(Unconfined),
     perl("leave-a-set-id-file-at-creation", "Creates a file with the set-id bits in the call that makes it.", "The bits are not set.", r#"
         umask 0; sysopen(F, "s", 0101, 06755); my $d = "d"; sys("mkdirat", -100, $d, 03755)"#).proven(Unconfined),

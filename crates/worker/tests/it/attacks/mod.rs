@@ -15,11 +15,18 @@
 //!   corpus runs in a minimal container too, and names the test's place by `%name%`, see [`scene::Scene::fill`].
 
 mod files;
+mod kernel;
+mod network;
 mod page;
 mod perl;
 mod processes;
+mod proxy;
+mod resources;
 mod run;
 mod scene;
+mod secrets;
+mod sessions;
+mod text;
 
 /// Printed by an attempt that got what it must not get, where nobody outside can see it.
 pub(crate) const BREACH: &str = "BREACH";
@@ -32,6 +39,13 @@ pub(crate) const ANY_LEVEL: &str = "any";
 pub(crate) enum Area {
     Files,
     Processes,
+    Kernel,
+    Resources,
+    Network,
+    Proxy,
+    Secrets,
+    Sessions,
+    Text,
 }
 
 impl Area {
@@ -39,6 +53,13 @@ impl Area {
         match self {
             Self::Files => "Files outside the workspace",
             Self::Processes => "Processes outside, and processes that stay",
+            Self::Kernel => "The kernel and the confinement itself",
+            Self::Resources => "What sessions share",
+            Self::Network => "The network and sockets of the host",
+            Self::Proxy => "The network behind the egress proxy",
+            Self::Secrets => "Credentials and identity",
+            Self::Sessions => "Other sessions",
+            Self::Text => "Whoever reads an answer",
         }
     }
 }
@@ -67,6 +88,8 @@ pub(crate) enum Control {
     Unfiltered,
     /// In a shell that the test starts itself.
     PlainShell,
+    /// Likewise, through a proxy that connects wherever it is told to.
+    NaiveProxy,
 }
 
 /// How the attempt's processes are brought to their end after it.
@@ -190,5 +213,15 @@ const fn tool(
 
 /// The whole list.
 pub(crate) fn corpus() -> Vec<(Area, &'static [Attack])> {
-    vec![(Area::Files, files::ATTACKS), (Area::Processes, processes::ATTACKS)]
+    vec![
+        (Area::Files, files::ATTACKS),
+        (Area::Processes, processes::ATTACKS),
+        (Area::Kernel, kernel::ATTACKS),
+        (Area::Resources, resources::ATTACKS),
+        (Area::Network, network::ATTACKS),
+        (Area::Proxy, proxy::ATTACKS),
+        (Area::Secrets, secrets::ATTACKS),
+        (Area::Sessions, sessions::ATTACKS),
+        (Area::Text, text::ATTACKS),
+    ]
 }

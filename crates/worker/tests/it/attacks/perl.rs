@@ -9,14 +9,19 @@ use super::BREACH;
 
 /// `sys` makes a call and returns -1 where it failed. `gained` tells a breach if a call succeeded. `let_in` tells
 /// one even if the call failed, unless it was refused: it is for calls with arguments that do nothing.
+/// `ask` sends a request to the proxy that the environment names, or to any address where there is none, and returns
+/// the answer.
 const SUBS: &str = r#"
-use Socket; use Fcntl; use Errno;
+use Socket qw(:DEFAULT inet_pton pack_sockaddr_in6); use Fcntl; use POSIX (); use Errno;
 $| = 1;
 sub sys { my $name = shift; exists $n{$name} ? syscall($n{$name}, @_) : -1 }
-sub breach { print "%breach%: @_\n" }
+sub breach { print "%head%", "%tail%: @_\n" }
 sub gained { my $name = $_[0]; my $result = sys(@_); breach($name) if $result != -1; $result }
 sub let_in { my $name = $_[0]; return unless exists $n{$name}; my $result = sys(@_);
   breach("$name: $!") unless $result == -1 && ($!{EPERM} || $!{ENOSYS} || $!{EACCES} || $!{EOPNOTSUPP}) }
+sub ask { my ($host, $port) = ($ENV{http_proxy} || "http://127.0.0.1:9") =~ m{([\d.]+):(\d+)}; socket my $s, PF_INET, SOCK_STREAM, 0 or return "";
+  connect $s, pack_sockaddr_in($port, inet_aton($host)) or return ""; syswrite $s, $_[0]; my ($all, $ready) = ("");
+  while (vec($ready, fileno $s, 1) = 1, select $ready, undef, undef, 0.3) { sysread $s, my $part, 4096 or last; $all .= $part; syswrite $s, "more" if $all =~ /^HTTP\S+ 200/ } $all }
 sub at { unpack "J", pack "P", $_[0] }
 "#;
 
@@ -26,7 +31,9 @@ pub(super) fn program(body: &str) -> String {
     for (name, number) in NUMBERS.iter().chain(NUMBERS_HERE) {
         write!(numbers, "{name} => {number}, ").expect("a string takes it");
     }
-    format!("%n = ({numbers});{}{body}", SUBS.replace("%breach%", BREACH))
+    // In two halves, because a shell quotes a program that crashed, and that is no success.
+    let (head, tail) = BREACH.split_at(3);
+    format!("%n = ({numbers});{}{body}", SUBS.replace("%head%", head).replace("%tail%", tail))
 }
 
 macro_rules! numbers {
@@ -47,6 +54,7 @@ const NUMBERS: &[(&str, libc::c_long)] = numbers! {
     clone libc::SYS_clone;
     clone3 libc::SYS_clone3;
     close libc::SYS_close;
+    connect libc::SYS_connect;
     delete_module libc::SYS_delete_module;
     execveat libc::SYS_execveat;
     fanotify_init libc::SYS_fanotify_init;
@@ -63,7 +71,10 @@ const NUMBERS: &[(&str, libc::c_long)] = numbers! {
     init_module libc::SYS_init_module;
     inotify_add_watch libc::SYS_inotify_add_watch;
     inotify_init1 libc::SYS_inotify_init1;
+    io_uring_enter libc::SYS_io_uring_enter;
+    io_uring_register libc::SYS_io_uring_register;
     io_uring_setup libc::SYS_io_uring_setup;
+    ioctl libc::SYS_ioctl;
     ioprio_set libc::SYS_ioprio_set;
     kcmp libc::SYS_kcmp;
     kexec_file_load libc::SYS_kexec_file_load;
@@ -107,6 +118,7 @@ const NUMBERS: &[(&str, libc::c_long)] = numbers! {
     quotactl_fd libc::SYS_quotactl_fd;
     read libc::SYS_read;
     reboot libc::SYS_reboot;
+    recvmsg libc::SYS_recvmsg;
     renameat2 libc::SYS_renameat2;
     request_key libc::SYS_request_key;
     rt_sigqueueinfo libc::SYS_rt_sigqueueinfo;

@@ -35,12 +35,12 @@ pub(super) const ATTACKS: &[Attack] = &[
     perl("trace-a-process", "Attaches to a process outside as a debugger.", REFUSED, r#"gained("ptrace", 0x4206, %victim%, 0, 0); gained("ptrace", 16, %victim%, 0, 0)"#).proven(Unconfined),
     perl("be-traced-by-the-supervisor", "Makes its parent a debugger that does not know it.", REFUSED, r#"gained("ptrace", 0, 0, 0, 0)"#).proven(Unconfined),
     perl("read-memory", "Reads the worker's memory by `process_vm_readv`.", UNREAD, r#"
-        my $buffer = " " x 32; my $local = pack "JJ", at($buffer), 32; my $remote = pack "JJ", %memory%, 32;
+        my $buffer = " " x 28; my $local = pack "JJ", at($buffer), 28; my $remote = pack "JJ", %memory%, 28;
         sys("process_vm_readv", %worker%, $local, 1, $remote, 1, 0); print $buffer"#).proven(Unconfined),
     perl("write-memory", "Writes the worker's memory by `process_vm_writev`.", "The memory stays as it is.", r#"
         my $buffer = "stolen"; my $local = pack "JJ", at($buffer), 6; my $remote = pack "JJ", %memory%, 6;
         sys("process_vm_writev", %worker%, $local, 1, $remote, 1, 0)"#).proven(Unconfined),
-    perl("read-memory-file", "Reads the worker's memory through `/proc`.", UNREAD, r#"open F, "<", "/proc/%worker%/mem" or exit; sysseek F, %memory%, 0; sysread F, $x, 32; print $x"#).proven(Unconfined),
+    perl("read-memory-file", "Reads the worker's memory through `/proc`.", UNREAD, r#"open F, "<", "/proc/%worker%/mem" or exit; sysseek F, %memory%, 0; sysread F, $x, 28; print $x"#).proven(Unconfined),
     perl("write-memory-file", "Writes the worker's memory through `/proc`.", "The memory stays as it is.", r#"open F, "+<", "/proc/%worker%/mem" or exit; sysseek F, %memory%, 0; syswrite F, "stolen""#).proven(Unconfined),
     bash("read-an-environment", "Reads the environment of a process outside.", UNREAD, "tr '\\0' ' ' </proc/%victim%/environ; tr '\\0' ' ' </proc/%victim%/task/%victim%/environ").proven(Unconfined),
     bash("read-a-memory-map", "Reads where a process outside has its memory.", "Nothing is told.", "for f in maps smaps numa_maps auxv syscall stack pagemap; do [ \"$(head -c 8 /proc/%victim%/$f | tr -d '\\0' | wc -c)\" -gt 0 ] && echo %breach% $f; done; true").proven(Unconfined),

@@ -11,7 +11,7 @@ use worker::Confinement;
 use worker::sandbox::{CallEnd, remove_workspace};
 
 use super::scene::Scene;
-use super::{ANY_LEVEL, Attack, Attempt, BREACH, Control, Ending, corpus, perl};
+use super::{ANY_LEVEL, Attack, Attempt, BREACH, Control, Ending, corpus, perl, proxy};
 use crate::support::{SECRET, has_namespaces};
 
 /// Longer than any call of the corpus may take.
@@ -65,7 +65,7 @@ async fn attacks_succeed_where_nothing_stops_them() {
         tried += 1;
         let mut scene = Scene::new(Confinement::Off, 1000 + tried).await;
         let breaches = match attack.control {
-            Control::PlainShell => run_plainly(&mut scene, attack).await,
+            Control::PlainShell | Control::NaiveProxy => run_plainly(&mut scene, attack).await,
             _ => run(&mut scene, attack).await,
         };
         if breaches.is_empty() {
@@ -89,7 +89,7 @@ fn is_possible(control: Control) -> bool {
     let has_capabilities = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0) >> 21 & 1 == 1;
     match control {
         Control::None => false,
-        Control::Unconfined | Control::PlainShell => true,
+        Control::Unconfined | Control::PlainShell | Control::NaiveProxy => true,
         Control::UnconfinedRoot => has_capabilities && !is_filtered,
         Control::Unfiltered => !is_filtered,
     }
@@ -241,14 +241,15 @@ async fn run_plainly(scene: &mut Scene, attack: &Attack) -> Vec<String> {
     };
     let seconds = (attack.timeout_ms as f64 / 1000.0).to_string();
     let script = format!("{}\n{}", command(scene, attack.setup.unwrap_or(":")), command(scene, &text));
-    let child = Command::new("timeout")
+    let status = Command::new("timeout")
         .args([&seconds, "bash", "--noprofile", "--norc", "-c", &format!("exec 2>&1; {script}")])
         .env("SERVER_KEY", SECRET)
+        .envs((attack.control == Control::NaiveProxy).then(|| ("http_proxy", proxy::naive())))
         .current_dir(scene.workspace())
         .stdin(Stdio::null())
         .stdout(Stdio::from(std::fs::File::create(scene.workspace().join(".output")).unwrap()))
         .status();
-    child.unwrap();
+    status.unwrap();
     let output = std::fs::read(scene.workspace().join(".output")).unwrap();
     let text = String::from_utf8_lossy(&output);
     let mut breaches = judge(&[json!({"type": "text", "text": text.trim_end()})], attack);

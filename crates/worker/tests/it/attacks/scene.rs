@@ -11,9 +11,10 @@ use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -36,8 +37,8 @@ fn limits() -> Limits {
         file_bytes_max: 8 << 20,
         open_files_max: 256,
         cpu_seconds_max: 60,
-        workspace_bytes_max: 64 << 20,
-        workspace_files_max: 20_000,
+        workspace_bytes_max: 48 << 20,
+        workspace_files_max: 2_000,
     }
 }
 
@@ -49,13 +50,15 @@ pub(super) struct Scene {
     bystander: Tools,
     bystander_pid: i32,
     victim: Child,
+    /// A secret on a descriptor that every process inherits that is started here.
+    _leak: File,
     sockets: Sockets,
     /// A port on which nobody listens.
     free_port: u16,
     /// A key of System V objects that nobody uses.
     key: u32,
-    /// A text in the memory of the worker, which is this process.
-    memory: Box<[u8; 32]>,
+    /// A text in the memory of the worker, which is this process. Others may write there, as the kernel sees it.
+    memory: Box<[AtomicU8; SECRET.len()]>,
     before: Outside,
 }
 
@@ -77,14 +80,16 @@ impl Scene {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let leak = File::open(data.join("secret")).unwrap();
+        rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
         let sockets = Sockets::open(&data, &token);
         let free_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut bystander = Tools(Sandbox::start(&place.config, BYSTANDER).await.unwrap());
         let started = format!("echo {SECRET} >secret; export BYSTANDER={token}; sleep 100000 & echo started");
         assert_eq!(bystander.bash(&started).await, "started");
         let bystander_pid = sleeping_with(&format!("BYSTANDER={token}")).await;
-        let mut memory = Box::new([b' '; 32]);
-        memory[..SECRET.len()].copy_from_slice(SECRET.as_bytes());
+        let secret: [u8; SECRET.len()] = SECRET.as_bytes().try_into().unwrap();
+        let memory = Box::new(secret.map(AtomicU8::new));
         let tools = Some(place.sandbox().await);
         let key = 0x5e00_0000 + (std::process::id() % 0xff_ff) * 0x80 + u32::try_from(number % 0x80).unwrap();
         let mut scene = Self {
@@ -94,6 +99,7 @@ impl Scene {
             tools,
             bystander,
             victim,
+            _leak: leak,
             sockets,
             free_port,
             key,
@@ -136,6 +142,10 @@ impl Scene {
         harm.extend(self.sockets.reached());
         if TcpStream::connect(("127.0.0.1", self.free_port)).is_ok() {
             harm.push("a port of the host is listened on".to_owned());
+        }
+        let bound = SocketAddr::from_abstract_name(format!("{}.bound", self.token)).unwrap();
+        if UnixStream::connect_addr(&bound).is_ok() {
+            harm.push("an abstract name of the host is listened on".to_owned());
         }
         if let Some(supervisor) = self.tools.as_ref().map(|tools| tools.0.process_id())
             && !is_running(supervisor)
@@ -183,7 +193,8 @@ impl Scene {
         outside.process("a process of another session", self.bystander_pid.unsigned_abs());
         outside.privileged_files(&self.place.workspace());
         outside.shared(&self.token, self.key);
-        outside.note("the worker's memory", String::from_utf8_lossy(&*self.memory));
+        let memory: Vec<u8> = self.memory.iter().map(|byte| byte.load(Ordering::SeqCst)).collect();
+        outside.note("the worker's memory", String::from_utf8_lossy(&memory));
         outside
     }
 
@@ -245,6 +256,10 @@ fn inner_processes(head: u32, has_namespaces: bool) -> (i32, i32) {
     (inner(supervisor), copies(supervisor).first().map_or(i32::MAX, |helper| inner(*helper)))
 }
 
+fn processes() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// Whether a process exists, is not stopped and not merely waiting to be reaped.
 fn is_running(pid: u32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X' | 'T' | 't'))
@@ -259,14 +274,12 @@ fn processes_with(mark: &str) -> Vec<i32> {
     let holds = |path: PathBuf| {
         fs::read(path).is_ok_and(|text| text.windows(mark.len()).any(|window| window == mark.as_bytes()))
     };
-    let pids = fs::read_dir("/proc").unwrap().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
+    let is_marked = |pid: &i32| {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         (holds(folder.join("environ")) || holds(folder.join("cmdline")))
             && state(pid.unsigned_abs()).is_some_and(|state| state != 'Z' && state != 'X')
-    })
-    .collect()
+    };
+    processes().filter(is_marked).collect()
 }
 
 /// The `sleep` that a shell was told to start with `mark` in its environment, once it is there.
