@@ -43,6 +43,7 @@ mod work;
 
 pub use auth::{ENVIRONMENT_KEY_PREFIX, ITEM_TOKEN_PREFIX, POOL_ENVIRONMENT_ID, secret_hash};
 pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver};
+pub(crate) use environment_params::is_host_pattern;
 pub use openapi::openapi;
 pub use router::router;
 pub use service::{

@@ -262,6 +262,7 @@ impl Running {
             observer: metrics,
             readiness: Arc::clone(&readiness) as _,
             limits: HttpLimits::default(),
+            package_hosts: config.worker.network.package_hosts.clone().into(),
             strictness: Strictness::default(),
             draining: draining.clone(),
         }));

@@ -12,12 +12,12 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use worker::{SandboxConfig, WorkerConfig, WorkerError};
+use worker::{NetworkConfig, NetworkLimits, SandboxConfig, WorkerConfig, WorkerError};
 
 use super::serve::raise_descriptor_limit;
 use super::system::{SystemEntropy, now};
 use super::{SettingsArguments, client, small_runtime};
-use crate::config::{Config, Confinement, LoggingSection, WorkerSection};
+use crate::config::{Config, Confinement, LoggingSection, WorkerNetwork, WorkerSection};
 use crate::telemetry::log;
 
 /// The exit code that says: starting again will not help until somebody changes something.
@@ -134,6 +134,7 @@ fn settings(section: &WorkerSection, data_dir: &Path, server_url: &str, key: &st
     let mut settings = WorkerConfig::new(url, worker::Secret::new(key), worker_id, sandbox);
     settings.max_sessions = section.max_sessions;
     settings.strongest_confinement = section.confinement == Confinement::Auto;
+    settings.network = network(&section.network);
     Ok(settings)
 }
 
@@ -168,6 +169,22 @@ fn sandbox(section: &WorkerSection, data_dir: &Path) -> SandboxConfig {
     };
     sandbox.readable_paths.clone_from(&section.readable_paths);
     sandbox
+}
+
+/// What tools may reach, by the settings.
+fn network(section: &WorkerNetwork) -> NetworkConfig {
+    let limits = &section.limits;
+    NetworkConfig {
+        enabled: section.enabled,
+        allowed_addresses: section.allowed_addresses.iter().map(|range| range.get()).collect(),
+        limits: NetworkLimits {
+            connections_max: limits.max_connections,
+            connect_timeout: limits.connect_timeout.get(),
+            idle_timeout: limits.idle_timeout.get(),
+            connection_lifetime: limits.max_connection_time.get(),
+            bytes_max: limits.max_bytes.get(),
+        },
+    }
 }
 
 /// Where a worker on this machine finds a server that listens here.

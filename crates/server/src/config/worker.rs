@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::network::WorkerNetwork;
 use super::secrets::{self, SecretError};
 use super::{ByteSize, Problem, TimeSpan};
 use crate::secret::Secret;
@@ -32,6 +33,7 @@ pub struct WorkerSection {
     pub readable_paths: Vec<PathBuf>,
     /// What the tools of one session may use.
     pub limits: WorkerLimits,
+    pub network: WorkerNetwork,
 }
 
 /// How tools are kept from the rest of the machine.
@@ -84,6 +86,7 @@ impl Default for WorkerSection {
             workspaces_dir: None,
             readable_paths: Vec::new(),
             limits: WorkerLimits::default(),
+            network: WorkerNetwork::default(),
         }
     }
 }
@@ -132,6 +135,6 @@ impl WorkerSection {
         if self.limits.max_cpu_time.get().as_secs() == 0 {
             return Err(Problem::new("worker.limits.max_cpu_time", "must be at least 1s"));
         }
-        Ok(())
+        self.network.validate()
     }
 }

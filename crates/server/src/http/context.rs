@@ -24,6 +24,9 @@ pub trait HttpObserver: Send + Sync + 'static {
     /// A request was refused or failed.
     fn error(&self, _class: ErrorClass) {}
 
+    /// A worker's proxy refused a session's tools so often, for this reason. The reason is the worker's word.
+    fn egress_refused(&self, _reason: &str, _count: u64) {}
+
     /// A stream of events was opened.
     fn stream_opened(&self) {}
 

@@ -149,6 +149,21 @@ impl NetworkingPatch {
     }
 }
 
+/// Refuses to promise hosts of package managers where the operator has named none.
+pub(super) fn check_package_hosts(config: &EnvironmentConfig, package_hosts: &[String]) -> Result<(), ApiError> {
+    match config {
+        EnvironmentConfig::Cloud { networking: Networking::Limited { allow_package_managers: true, .. } }
+            if package_hosts.is_empty() =>
+        {
+            Err(ApiError::invalid(
+                "config.networking.allow_package_managers: this server knows no hosts of package managers; name those \
+                 that are needed in allowed_hosts, or have the operator set worker.network.package_hosts",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read_hosts(networking: &mut Fields) -> Result<Option<Vec<String>>, ApiError> {
     let path = networking.at("allowed_hosts");
     let Some(items) = networking.array("allowed_hosts")? else { return Ok(None) };
@@ -170,7 +185,7 @@ fn read_hosts(networking: &mut Fields) -> Result<Option<Vec<String>>, ApiError> 
 }
 
 /// A name of dotted labels, the first of which may be `*`.
-fn is_host_pattern(host: &str) -> bool {
+pub(crate) fn is_host_pattern(host: &str) -> bool {
     let name = host.strip_prefix("*.").unwrap_or(host);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -10,7 +10,7 @@ use session::id::EnvironmentId;
 use super::Service;
 use super::auth::Caller;
 use super::body::{JsonBody, OptionalBody};
-use super::environment_params::{CreateEnvironment, UpdateEnvironment};
+use super::environment_params::{CreateEnvironment, UpdateEnvironment, check_package_hosts};
 use super::error::{ApiError, Kind};
 use super::metadata;
 use super::pagination::{self, CreatedPlace, ListName};
@@ -29,6 +29,7 @@ pub(super) async fn create(
 ) -> Result<Json<Value>, ApiError> {
     caller.require_application()?;
     let params = CreateEnvironment::read(body)?;
+    check_package_hosts(&params.config, &service.package_hosts)?;
     let now = service.now();
     let environment = Environment {
         id: service.id(),
@@ -97,6 +98,7 @@ fn changed(current: &Environment, params: &UpdateEnvironment, service: &Service)
     next.description = params.description.clone().apply(next.description);
     if let Some(config) = &params.config {
         next.config = config.clone().apply(&current.config)?;
+        check_package_hosts(&next.config, &service.package_hosts)?;
     }
     next.metadata = metadata::merge(&current.metadata, &params.metadata)?;
     if next != *current {

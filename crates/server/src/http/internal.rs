@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use engine::port::Fence;
+use engine::port::definitions::{EnvironmentConfig, Networking};
+use engine::port::{Fence, WorkItem};
 use serde_json::{Value, json};
 use session::Command;
 use session::id::{EventId, SessionId};
@@ -10,6 +11,7 @@ use session::id::{EventId, SessionId};
 use super::Service;
 use super::auth::Caller;
 use super::body::JsonBody;
+use super::environments;
 use super::error::ApiError;
 use super::fields;
 use super::path::{self, Ids};
@@ -17,6 +19,8 @@ use super::query::NoQuery;
 
 /// Sessions that a worker may ask about at once.
 const WORKSPACES_MAX: usize = 100;
+/// More reasons than any proxy has.
+const REASONS_MAX: usize = 32;
 
 /// `POST /v1/internal/sessions/{session_id}/tool_starts`: a worker is about to run a call.
 ///
@@ -28,21 +32,80 @@ pub(super) async fn start_tool(
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let id: SessionId = ids.get("session_id", "session")?;
-    let (item, token_hash) = match caller {
-        Caller::ItemHolder { item, token_hash } => (item, token_hash),
-        Caller::FormerHolder => return Err(ApiError::token_ended()),
-        _ => return Err(ApiError::forbidden("this needs the token of a work item")),
-    };
-    if item.session_id != id {
-        return Err(ApiError::not_found("session", id.as_str()));
-    }
+    let (item, token_hash) = held_item(caller, &ids)?;
+    let id = item.session_id.clone();
     let tool_use_id: EventId = path::parse(&body.required_string("tool_use_id")?, "tool use")?;
     body.finish()?;
     let command = Command::StartTool { tool_use_id: tool_use_id.clone(), work_id: item.id.clone() };
     let fence = Fence::ItemToken { work_id: item.id, token_hash };
     service.sessions.command(&id, command, fence).await?;
     Ok(Json(json!({"type": "tool_start", "tool_use_id": tool_use_id})))
+}
+
+/// `GET /v1/internal/sessions/{session_id}/sandbox`: how the session's next sandbox is to be made.
+///
+/// The environment is read anew for each, so that a change of it reaches new sandboxes.
+pub(super) async fn sandbox(
+    State(service): State<Service>,
+    caller: Caller,
+    ids: Ids,
+    _: NoQuery,
+) -> Result<Json<Value>, ApiError> {
+    let (item, _) = held_item(caller, &ids)?;
+    let environment = environments::load(&service, item.environment_id.as_str()).await?;
+    let network = match environment.config {
+        EnvironmentConfig::Cloud {
+            networking: Networking::Limited { mut allowed_hosts, allow_package_managers, .. },
+        } => {
+            // `allow_mcp_servers` adds nothing as long as no agent can have one.
+            if allow_package_managers {
+                allowed_hosts.extend(service.package_hosts.iter().cloned());
+            }
+            json!({"type": "limited", "allowed_hosts": allowed_hosts})
+        }
+        EnvironmentConfig::Cloud { networking: Networking::Unrestricted } | EnvironmentConfig::SelfHosted => {
+            json!({"type": "unrestricted"})
+        }
+    };
+    Ok(Json(json!({"type": "sandbox", "network": network})))
+}
+
+/// `POST /v1/internal/sessions/{session_id}/refusals`: what the session's tools were refused since the last time.
+pub(super) async fn count_refusals(
+    State(service): State<Service>,
+    caller: Caller,
+    ids: Ids,
+    _: NoQuery,
+    JsonBody(mut body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
+    held_item(caller, &ids)?;
+    let counts = body.object("counts")?.ok_or_else(|| ApiError::invalid("counts: required"))?;
+    body.finish()?;
+    let counts = counts.into_pairs();
+    if counts.len() > REASONS_MAX {
+        return Err(ApiError::invalid(format!("counts: at most {REASONS_MAX} reasons are taken at once")));
+    }
+    let mut read = Vec::with_capacity(counts.len());
+    for (reason, count) in counts {
+        // More than so many in a few seconds no worker has refused.
+        let count = count.as_u64().filter(|count| u32::try_from(*count).is_ok());
+        read.push((reason, count.ok_or_else(|| ApiError::invalid("counts: expected whole numbers"))?));
+    }
+    for (reason, count) in read {
+        service.observer.egress_refused(&reason, count);
+    }
+    Ok(Json(json!({"type": "refusals"})))
+}
+
+/// The caller's work item and the hash of its token, if the path names the item's session.
+fn held_item(caller: Caller, ids: &Ids) -> Result<(Box<WorkItem>, String), ApiError> {
+    let id: SessionId = ids.get("session_id", "session")?;
+    match caller {
+        Caller::ItemHolder { item, token_hash } if item.session_id == id => Ok((item, token_hash)),
+        Caller::ItemHolder { .. } => Err(ApiError::not_found("session", id.as_str())),
+        Caller::FormerHolder => Err(ApiError::token_ended()),
+        _ => Err(ApiError::forbidden("this needs the token of a work item")),
+    }
 }
 
 /// `POST /v1/internal/workspaces/ended`: which of these sessions are deleted, so that their files can go too.

@@ -59,7 +59,7 @@ const SESSIONS: &[&str] = &[
     "created_at[lte]",
 ];
 
-const OPERATIONS: [Operation; 40] = [
+const OPERATIONS: [Operation; 42] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
     get("/v1/models", "list_models", &["limit", "after_id", "before_id", "lifecycle[]"], Json("ModelPage")),
@@ -107,6 +107,8 @@ const OPERATIONS: [Operation; 40] = [
     get("/v1/sessions/{session_id}/threads/{thread_id}/events", "list_thread_events", PAGED, Page("Event")),
     get("/v1/sessions/{session_id}/threads/{thread_id}/stream", "stream_thread", &["event_deltas[]"], Sse),
     post("/v1/internal/sessions/{session_id}/tool_starts", "start_tool", Some("StartTool"), Json("ToolStart")),
+    get("/v1/internal/sessions/{session_id}/sandbox", "sandbox_settings", &[], Json("SandboxSettings")),
+    post("/v1/internal/sessions/{session_id}/refusals", "count_refusals", Some("Refusals"), Json("CountedRefusals")),
     post("/v1/internal/workspaces/ended", "ended_workspaces", Some("Workspaces"), Json("EndedWorkspaces")),
 ];
 

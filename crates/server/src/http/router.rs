@@ -49,6 +49,8 @@ pub fn router(service: Service) -> Router {
         .route("/v1/sessions/{session_id}/resources", any(families::session_resources))
         .route("/v1/sessions/{session_id}/resources/{resource_id}", any(families::session_resources))
         .route("/v1/internal/sessions/{session_id}/tool_starts", post(internal::start_tool))
+        .route("/v1/internal/sessions/{session_id}/sandbox", get(internal::sandbox))
+        .route("/v1/internal/sessions/{session_id}/refusals", post(internal::count_refusals))
         .route("/v1/internal/workspaces/ended", post(internal::ended_workspaces));
     for family in FAMILIES {
         router = router

@@ -24,6 +24,8 @@ pub struct Service {
     pub observer: Arc<dyn HttpObserver>,
     pub readiness: Arc<dyn Readiness>,
     pub limits: HttpLimits,
+    /// What `allow_package_managers` of an environment allows.
+    pub package_hosts: Arc<[String]>,
     pub strictness: Strictness,
     /// Cancelled when the process drains: open streams end, so that clients reconnect elsewhere.
     pub draining: CancellationToken,

@@ -34,6 +34,10 @@ const TURN_OUTCOMES: [&str; 5] = ["completed", "failed", "cancelled", "handed_of
 const REJECTION_REASONS: [&str; 4] = ["draining", "max_agents", "rate_limit", "dependency"];
 const HANDOVER_REASONS: [&str; 3] = ["drain", "crash", "rebalance"];
 
+/// What a worker's proxy refuses for, in its own words; a word of a newer worker is `other`.
+const REFUSAL_REASONS: [&str; 8] =
+    ["off", "not_allowed", "address", "malformed", "limit_connections", "limit_bytes", "limit_time", labels::OTHER];
+
 const TURN_SECONDS: [f64; 12] = [0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0];
 const FIRST_TOKEN_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0];
 const ITERATIONS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0];
@@ -67,6 +71,7 @@ pub struct Metrics {
     pub(crate) rejections: Family<OneLabel, Counter>,
     pub(crate) tool_calls: Family<labels::ToolLabels, Counter>,
     pub(crate) tokens: Family<labels::TokenLabels, Counter>,
+    pub(crate) egress_refused: Family<OneLabel, Counter>,
     pub(crate) draining: Gauge,
     pub(crate) drain_duration: Histogram,
     pub(crate) request_duration: Histograms<RouteLabels>,
@@ -111,6 +116,13 @@ impl Metrics {
             ),
             tool_calls: family(r, "agent_tool_calls", "Tool calls finished"),
             tokens: family(r, "agent_tokens", "Tokens used, as the provider counts them"),
+            egress_refused: counters(
+                r,
+                "agent_egress_refused",
+                "What tools asked of the network and were refused",
+                "reason",
+                &REFUSAL_REASONS,
+            ),
             draining: gauge(r, "agent_draining", "1 while the process hands its work over"),
             drain_duration: histogram(r, "agent_drain_duration_seconds", "Length of finished drains", &DRAIN_SECONDS),
             request_duration: histograms(

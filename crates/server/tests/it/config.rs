@@ -60,6 +60,18 @@ fn refusals_say_where_and_what() {
         ("worker:\n  server_url: localhost\n", "worker.server_url must begin with http:// or https://"),
         ("worker:\n  readable_paths: [opt]\n", "worker.readable_paths opt is not an absolute path"),
         (
+            "worker:\n  network:\n    package_hosts: [\"https://x.test\"]\n",
+            "worker.network.package_hosts \"https://x.test\" is no host name such as example.com or *.example.com",
+        ),
+        (
+            "worker:\n  network:\n    limits:\n      idle_timeout: 0s\n",
+            "worker.network.limits.idle_timeout must be at least 1s",
+        ),
+        (
+            "worker:\n  network:\n    limits:\n      max_connections: 0\n",
+            "worker.network.limits.max_connections must be at least 1",
+        ),
+        (
             "providers:\n  openai:\n    base_url: nowhere\n",
             "providers.openai.base_url must begin with http:// or https://",
         ),
@@ -168,4 +180,16 @@ fn the_reference_in_the_docs_is_current() {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     let hint = "run `agent-service config reference > docs/reference/configuration.md`";
     assert!(kept == reference::markdown(), "{} is not current: {hint}", path.display());
+}
+
+#[test]
+fn addresses_are_networks_or_single_ones() {
+    let yaml = "worker:\n  network:\n    allowed_addresses: [10.20.0.0/16, 192.168.1.7, \"fd00::/64\", \"fd00::7\"]\n";
+    let config = load(yaml, &[]).unwrap();
+    let shown: Vec<_> = config.worker.network.allowed_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.20.0.0/16", "192.168.1.7", "fd00::/64", "fd00::7"]);
+    for wrong in ["10.0.0.0/33", "10.0.0", "localhost", "10.0.0.0-10.0.0.9", ""] {
+        let error = load(&format!("worker:\n  network:\n    allowed_addresses: [\"{wrong}\"]\n"), &[]).unwrap_err();
+        assert!(error.contains("expected an address such as 192.168.1.7"), "{error}");
+    }
 }

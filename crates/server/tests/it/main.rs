@@ -4,3 +4,4 @@ mod command;
 mod config;
 mod http;
 mod model;
+mod telemetry;

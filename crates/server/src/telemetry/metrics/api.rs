@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::Metrics;
-use super::labels::RouteLabels;
+use super::labels::{OTHER, RouteLabels};
+use super::{Metrics, REFUSAL_REASONS};
 use crate::http::{ErrorClass, FinishedRequest, HttpObserver};
 
 impl HttpObserver for Metrics {
@@ -25,6 +25,11 @@ impl HttpObserver for Metrics {
                 ErrorClass::Client => "client",
             },
         );
+    }
+
+    fn egress_refused(&self, reason: &str, count: u64) {
+        let reason = REFUSAL_REASONS.iter().find(|known| **known == reason).copied().unwrap_or(OTHER);
+        self.egress_refused.get_or_create(&[("reason", reason)]).inc_by(count);
     }
 
     fn stream_opened(&self) {

@@ -89,6 +89,7 @@ impl Api {
             observer: Arc::new(NoObserver),
             readiness: Arc::new(Always),
             limits,
+            package_hosts: Arc::new(["packages.example".to_owned()]),
             strictness: Strictness::default(),
             draining: draining.clone(),
         };
@@ -98,6 +99,11 @@ impl Api {
     /// The same server with other strictness.
     pub(super) fn with_strictness(self, strictness: Strictness) -> Self {
         Self { router: router(Service { strictness, ..self.service.clone() }), ..self }
+    }
+
+    /// The same server, whose operator has named no hosts of package managers.
+    pub(super) fn without_package_hosts(self) -> Self {
+        Self { router: router(Service { package_hosts: Arc::default(), ..self.service.clone() }), ..self }
     }
 
     /// The same server with somebody listening.

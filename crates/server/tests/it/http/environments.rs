@@ -103,3 +103,19 @@ async fn what_no_environment_can_be_is_refused_by_name() {
     crowded.invalid();
     assert_eq!(crowded.code(), "invalid_metadata");
 }
+
+#[tokio::test]
+async fn package_managers_are_allowed_where_the_operator_named_their_hosts() {
+    let api = Api::start_without_replica().await.without_package_hosts();
+    let limited = json!({"type": "limited", "allow_package_managers": true});
+    let config = json!({"config": {"type": "cloud", "networking": limited}});
+    let mut body = config.clone();
+    body["name"] = json!("n");
+    let message = api.post("/v1/environments", body).await.invalid();
+    assert!(message.starts_with("config.networking.allow_package_managers: "), "{message}");
+    assert!(message.contains("worker.network.package_hosts") && message.contains("allowed_hosts"), "{message}");
+    let path = format!("/v1/environments/{}", api.environment("cloud").await);
+    assert_eq!(api.post(&path, config).await.invalid(), message);
+    // What is stored already does not stand in the way of other changes.
+    api.post(&path, json!({"config": {"type": "cloud", "networking": {"type": "limited"}}})).await.ok();
+}

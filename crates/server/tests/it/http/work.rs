@@ -4,7 +4,8 @@ use axum::http::{Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Value, json};
-use server::http::HttpLimits;
+use server::http::{HttpLimits, HttpObserver};
+use std::sync::{Arc, Mutex};
 
 use super::api::{API_KEY, Answer, Api, Stream, Text, WORKER_KEY};
 
@@ -196,4 +197,59 @@ async fn applications_read_and_label_items() {
     for query in ["block_ms=0", "block_ms=1000", "reclaim_older_than_ms=x", "block=5"] {
         rig.worker(Method::GET, &format!("/poll?{query}")).await.invalid();
     }
+}
+
+#[tokio::test]
+async fn a_worker_is_told_what_its_sandbox_may_reach() {
+    let rig = Rig::start("cloud").await;
+    let (_, token) = rig.hold().await;
+    let path = format!("/v1/internal/sessions/{}/sandbox", rig.session);
+    let told = async || rig.api.call_as(&token, Method::GET, &path, None).await.ok();
+    assert_eq!(told().await, json!({"type": "sandbox", "network": {"type": "unrestricted"}}));
+
+    let environment = rig.api.get(&format!("/v1/sessions/{}", rig.session)).await.ok()["environment_id"].text();
+    let environment = format!("/v1/environments/{environment}");
+    for (allow_package_managers, hosts) in
+        [(false, json!(["a.example", "*.b.example"])), (true, json!(["a.example", "*.b.example", "packages.example"]))]
+    {
+        let limited = json!({"type": "limited", "allowed_hosts": ["A.example", "*.b.example"],
+                             "allow_package_managers": allow_package_managers, "allow_mcp_servers": true});
+        rig.api.post(&environment, json!({"config": {"type": "cloud", "networking": limited}})).await.ok();
+        assert_eq!(told().await["network"], json!({"type": "limited", "allowed_hosts": hosts}));
+    }
+
+    let other = format!("/v1/internal/sessions/{}/sandbox", rig.api.session("cloud").await);
+    rig.api.call_as(&token, Method::GET, &other, None).await.error(404, "not_found_error");
+    for key in [API_KEY, WORKER_KEY] {
+        rig.api.call_as(key, Method::GET, &path, None).await.error(403, "permission_error");
+    }
+}
+
+#[tokio::test]
+async fn refusals_of_workers_are_counted() {
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(String, u64)>>);
+    impl HttpObserver for Heard {
+        fn egress_refused(&self, reason: &str, count: u64) {
+            self.0.lock().unwrap().push((reason.to_owned(), count));
+        }
+    }
+    let mut rig = Rig::start("cloud").await;
+    let heard = Arc::new(Heard::default());
+    rig.api = rig.api.with_observer(heard.clone());
+    let (_, token) = rig.hold().await;
+    let path = format!("/v1/internal/sessions/{}/refusals", rig.session);
+    let post = async |key: &str, body: Value| rig.api.call_as(key, Method::POST, &path, Some(&body)).await;
+    let counted = post(&token, json!({"counts": {"address": 3, "not_allowed": 1}})).await.ok();
+    assert_eq!(counted, json!({"type": "refusals"}));
+    let many: serde_json::Map<String, Value> = (0..33).map(|n| (format!("r{n}"), json!(1))).collect();
+    for counts in
+        [json!({"address": 2, "off": -1}), json!({"off": 1.5}), json!({"off": 1_u64 << 32}), json!([]), json!(many)]
+    {
+        post(&token, json!({"counts": counts})).await.invalid();
+    }
+    post(&token, json!({})).await.invalid();
+    post(WORKER_KEY, json!({"counts": {}})).await.error(403, "permission_error");
+    let expected = [("address".to_owned(), 3), ("not_allowed".to_owned(), 1)];
+    assert_eq!(*heard.0.lock().unwrap(), expected, "a report that is refused counts nothing");
 }
