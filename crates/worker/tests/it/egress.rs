@@ -428,7 +428,7 @@ async fn each_of_many_requests_on_a_connection_is_judged() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_is_told_and_not_counted() {
-    let rig = Rig::with(Policy::Unrestricted, |config| config.limits.connect_timeout = Duration::from_millis(50));
+    let rig = Rig::with(Policy::Unrestricted, |config| config.limits.connect_timeout = Duration::from_millis(500));
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let broken = Server::new("").await.port;
     let no_http = Server::new("SSH-2.0-OpenSSH_9.9\r\n").await.port;
@@ -552,7 +552,7 @@ async fn bytes_are_limited_in_both_directions() {
 
 #[tokio::test]
 async fn slow_clients_and_servers_do_not_stay() {
-    let rig = Rig::with(Policy::Unrestricted, |config| config.limits.idle_timeout = Duration::from_millis(100));
+    let rig = Rig::with(Policy::Unrestricted, |config| config.limits.idle_timeout = Duration::from_millis(500));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
 
@@ -587,7 +587,7 @@ async fn slow_clients_and_servers_do_not_stay() {
 
 #[tokio::test]
 async fn a_connection_does_not_last_for_ever() {
-    let rig = Rig::with(Policy::Unrestricted, |config| config.limits.connection_lifetime = Duration::from_millis(200));
+    let rig = Rig::with(Policy::Unrestricted, |config| config.limits.connection_lifetime = Duration::from_millis(1000));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = rig.connect().await;
     client.send(format!("CONNECT server.test:{} HTTP/1.1\r\n\r\n", listener.local_addr().unwrap().port())).await;
