@@ -109,6 +109,14 @@ impl Feed {
         }
     }
 
+    /// The records that [`Self::next`] will deliver without waiting.
+    pub fn upcoming(&self) -> impl Iterator<Item = &StoredRecord> {
+        self.ready.iter().filter_map(|item| match item {
+            FeedItem::Record(stored) => Some(stored),
+            FeedItem::Preview(_) | FeedItem::End => None,
+        })
+    }
+
     /// Takes the next frame, or the poller's word that the session moved.
     async fn hear(&mut self) {
         let heard = tokio::select! {

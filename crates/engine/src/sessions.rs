@@ -141,7 +141,8 @@ impl Sessions {
         let Some(loaded) = self.world.log.load(&item.session_id).await? else {
             return Err(CommandError::NotFound(item.session_id.clone()));
         };
-        let decision = self.decide_or_keep(&loaded.state, Command::EndLease)?;
+        let ended = Command::EndLease { work_id: item.id.clone() };
+        let decision = self.decide_or_keep(&loaded.state, ended)?;
         let requeue = consequences::wants_worker(&decision.state);
         let work = WorkChange::EndLease { work_id: item.id.clone(), seen, requeue };
         Ok(self.commit(Some(&loaded), decision, Fence::Client, work).await?.is_some())
@@ -168,7 +169,8 @@ impl Sessions {
             let Some(loaded) = self.world.log.load(&item.session_id).await? else {
                 return Ok(self.world.work.stop(pool, work_id, force).await?);
             };
-            let decision = self.decide_or_keep(&loaded.state, Command::EndLease)?;
+            let ended = Command::EndLease { work_id: item.id.clone() };
+            let decision = self.decide_or_keep(&loaded.state, ended)?;
             let requeue = decision.state.runnable_calls().next().is_some();
             let work = WorkChange::EndLease { work_id: work_id.clone(), seen, requeue };
             if self.commit(Some(&loaded), decision, fence.clone(), work).await?.is_none() {

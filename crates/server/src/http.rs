@@ -20,6 +20,7 @@ mod error;
 mod event_list;
 mod event_params;
 mod events;
+mod exposure;
 mod families;
 mod fields;
 mod health;

@@ -202,6 +202,7 @@ impl State {
             | Event::ThreadStatusRescheduled { .. }
             | Event::ThreadStatusTerminated { .. }
             | Event::Usage { .. }
+            | Event::LeaseEnded { .. }
             | Event::Created(_) => {}
         }
     }

@@ -36,8 +36,15 @@ pub enum Command {
         tool_use_id: EventId,
         work_id: WorkId,
     },
+    /// These calls are about to be shown to a worker of the client's, which may run at once what is free to run.
+    Expose {
+        calls: Vec<EventId>,
+        work_id: Option<WorkId>,
+    },
     /// The lease on the session's work item ended: what was exposed to its holder has an unknown outcome.
-    EndLease,
+    EndLease {
+        work_id: WorkId,
+    },
 
     /// The owner is about to ask the model.
     BeginModelRequest,

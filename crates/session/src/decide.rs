@@ -99,7 +99,8 @@ pub fn decide(
         Command::Archive => draft.archive()?,
         Command::Delete => draft.delete()?,
         Command::StartTool { tool_use_id, work_id } => draft.start_tool(tool_use_id, work_id)?,
-        Command::EndLease => draft.end_lease(),
+        Command::Expose { calls, work_id } => draft.expose(&calls, work_id.as_ref()),
+        Command::EndLease { work_id } => draft.end_lease(work_id),
         Command::BeginModelRequest => draft.begin_model_request()?,
         Command::FinishModelRequest { span_id, outcome, usage } => {
             draft.finish_model_request(&span_id, outcome, usage)?;

@@ -151,9 +151,17 @@ pub enum Event {
     /// A turn is over: one for each turn, whatever its outcome.
     #[serde(rename = "log.turn_ended")]
     TurnEnded { outcome: TurnOutcome },
-    /// A worker is about to run this call.
+    /// A worker may run this call from now on: ours is about to, or a client's is about to be shown that it may.
+    /// `work_id` is the item that it holds, where its credential tells.
     #[serde(rename = "log.tool_started")]
-    ToolStarted { tool_use_id: EventId, work_id: WorkId },
+    ToolStarted {
+        tool_use_id: EventId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        work_id: Option<WorkId>,
+    },
+    /// The lease on the session's work item ended, and with it its token.
+    #[serde(rename = "log.lease_ended")]
+    LeaseEnded { work_id: WorkId },
     /// A replica took the session from a dead one in the middle of a turn.
     #[serde(rename = "log.taken_over")]
     TakenOver { epoch: u64 },
@@ -368,6 +376,7 @@ impl Event {
             | Self::Archived {}
             | Self::TurnEnded { .. }
             | Self::ToolStarted { .. }
+            | Self::LeaseEnded { .. }
             | Self::TakenOver { .. } => None,
         }
     }
@@ -405,6 +414,7 @@ impl Event {
             Self::Archived {} => "log.archived",
             Self::TurnEnded { .. } => "log.turn_ended",
             Self::ToolStarted { .. } => "log.tool_started",
+            Self::LeaseEnded { .. } => "log.lease_ended",
             Self::TakenOver { .. } => "log.taken_over",
         }
     }
@@ -417,6 +427,7 @@ impl Event {
             | Self::Archived {}
             | Self::TurnEnded { .. }
             | Self::ToolStarted { .. }
+            | Self::LeaseEnded { .. }
             | Self::TakenOver { .. } => Form::Internal,
             _ => Form::Final,
         }

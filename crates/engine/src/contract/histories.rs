@@ -81,8 +81,9 @@ fn random_command(story: &Story, dice: &mut Dice) -> Option<Command> {
             let result = if dice.roll(2) == 0 { Confirmation::Allow } else { Confirmation::Deny };
             post(ClientEvent::ToolConfirmation { tool_use_id: id, result, deny_message: None }, Poster::Application)
         }
+        (5, None, Some((id, false))) if dice.roll(2) == 0 => Command::Expose { calls: vec![id], work_id: None },
         (5, None, Some((id, false))) => Command::StartTool { tool_use_id: id, work_id: work_id(1) },
-        (6, None, Some((..))) => Command::EndLease,
+        (6, None, Some((..))) => Command::EndLease { work_id: work_id(1) },
         (_, None, Some((id, _))) => {
             let content = vec![ContentBlock::text("done")];
             post(ClientEvent::ToolResult { tool_use_id: id, content, is_error: dice.roll(4) == 0 }, Poster::CloudWorker)

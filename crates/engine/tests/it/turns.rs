@@ -212,6 +212,43 @@ async fn an_item_stopped_by_force_leaves_no_call_exposed() {
     assert_eq!(rig.store.item(&Pool::Cloud, &item.id).await.unwrap().unwrap().state, WorkState::Stopped);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_clients_worker_that_goes_silent_loses_what_it_was_shown_and_nothing_else() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::SelfHosted).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write", "write"]));
+    post(&replica.sessions, &id, vec![message("Write")]).await;
+    let seen = until(&mut feed, |event| matches!(event, Event::StatusIdle { .. })).await;
+    let shown = tool_use(&seen);
+    let state = replica.sessions.state(&id).await.unwrap().unwrap();
+    let pool = Pool::Environment(state.environment_id.clone());
+    let item = rig.store.poll(&pool, "w1", 5_000, "token").await.unwrap().expect("an item");
+    rig.store.acknowledge(&pool, &item.id).await.unwrap();
+    rig.store.heartbeat(&pool, &item.id, &ExpectedHeartbeat::None, Some(3)).await.unwrap();
+    let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: "token".to_owned() };
+    let show = Command::Expose { calls: vec![shown.clone()], work_id: Some(item.id.clone()) };
+    replica.sessions.command(&id, show.clone(), fence.clone()).await.unwrap();
+
+    let seen = until(&mut feed, |event| matches!(event, Event::UserToolResult { .. })).await;
+    let ended = seen.iter().any(
+        |seen| matches!(seen, FeedItem::Record(stored) if matches!(&stored.record.event, Event::LeaseEnded { work_id } if *work_id == item.id)),
+    );
+    assert!(ended, "whoever follows the session under the token hears that it ended");
+    let Some(FeedItem::Record(result)) = seen.last() else { panic!("a result") };
+    assert!(
+        matches!(&result.record.event, Event::UserToolResult { tool_use_id, is_error: true, .. } if *tool_use_id == shown)
+    );
+    let state = replica.sessions.state(&id).await.unwrap().unwrap();
+    let left: Vec<_> = state.runnable_calls().map(|call| call.id.clone()).collect();
+    assert!(left.len() == 1 && left[0] != shown, "what was not shown is the next worker's: {left:?}");
+    let item = rig.store.item(&pool, &item.id).await.unwrap().unwrap();
+    assert_eq!(item.state, WorkState::Queued);
+    let late = replica.sessions.command(&id, show, fence).await;
+    assert!(matches!(late, Err(CommandError::TokenEnded)), "{late:?}");
+}
+
 /// Found by the simulator: a worker that had lost its item was told that a call begun by its successor might run.
 #[tokio::test(start_paused = true)]
 async fn a_lost_token_is_told_even_where_nothing_is_written() {

@@ -16,6 +16,7 @@ use session::state::State;
 
 use super::Service;
 use super::error::ApiError;
+use super::exposure::Exposure;
 use super::pagination::{self, ListName};
 use super::query::Query;
 
@@ -105,11 +106,12 @@ struct EventPlace {
     waiting: Option<u64>,
 }
 
-/// Reads `limit` and `page`, and answers with the page.
+/// Reads `limit` and `page`, and answers with the page. `reader` is set where what is listed may be run.
 pub(super) async fn page(
     service: &Service,
     state: &State,
     filter: &EventFilter,
+    reader: Option<&Exposure>,
     mut query: Query,
 ) -> Result<Value, ApiError> {
     let name = ListName::within("events", state.session_id.as_str());
@@ -121,6 +123,9 @@ pub(super) async fn page(
         Order::Ascending => ascending(service, state, filter, &place, limit).await?,
         Order::Descending => descending(service, state, filter, &place, limit).await?,
     };
+    if let Some(reader) = reader {
+        reader.record_listed(service, state, &listed.records).await?;
+    }
     let next = listed.next.map(|place| pagination::encode(&name, filter.order, &place));
     let data = listed.records.iter().filter_map(|stored| stored.to_api().map(Value::Object)).collect();
     Ok(pagination::page(data, next))

@@ -12,6 +12,7 @@ use super::auth::Caller;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::event_list::{self, EventFilter};
+use super::exposure::Exposure;
 use super::path::Ids;
 use super::query::{NoQuery, Query};
 use super::{event_params, sessions};
@@ -28,13 +29,25 @@ pub(super) async fn send(
     authorize(&service, &caller, &ids, &id).await?;
     let events = event_params::read(body)?;
     let (poster, fence) = caller.poster()?;
-    if poster == Poster::CloudWorker && !events.iter().all(|event| matches!(event, ClientEvent::ToolResult { .. })) {
-        // What runs beside a sandbox must not be able to confirm its own calls or speak for the user.
-        return Err(ApiError::forbidden("events: the holder of a work item may send user.tool_result only"));
-    }
+    refuse_beside_sandbox(&events, poster)?;
     let outcome = service.sessions.command(&id, Command::Post { events, poster }, fence).await?;
     let data: Vec<Value> = outcome.posted.iter().filter_map(|stored| stored.to_api().map(Value::Object)).collect();
     Ok(Json(json!({"data": data})))
+}
+
+/// What runs beside a sandbox must not be able to confirm its own calls, nor, where it is ours, to speak for the user.
+fn refuse_beside_sandbox(events: &[ClientEvent], poster: Poster) -> Result<(), ApiError> {
+    let is_result = |event: &ClientEvent| matches!(event, ClientEvent::ToolResult { .. });
+    let confirms = |event: &ClientEvent| matches!(event, ClientEvent::ToolConfirmation { .. });
+    match poster {
+        Poster::CloudWorker if !events.iter().all(is_result) => {
+            Err(ApiError::forbidden("events: the holder of a work item may send user.tool_result only"))
+        }
+        Poster::SelfHostedWorker if events.iter().any(confirms) => {
+            Err(ApiError::forbidden("events: user.tool_confirmation needs an API key; a worker cannot confirm calls"))
+        }
+        Poster::Application | Poster::SelfHostedWorker | Poster::CloudWorker => Ok(()),
+    }
 }
 
 /// Whether the caller may write to the session; whether it exists is found out by the command itself.
@@ -59,5 +72,5 @@ pub(super) async fn list(
     let types = query.strings("types").into_iter().collect();
     let processed = query.created_at()?;
     let filter = EventFilter::new(types, processed, order)?;
-    event_list::page(&service, &state, &filter, query).await.map(Json)
+    event_list::page(&service, &state, &filter, Exposure::to(&caller).as_ref(), query).await.map(Json)
 }

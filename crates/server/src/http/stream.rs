@@ -14,15 +14,17 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use engine::feed::{Feed, FeedItem, From};
-use engine::port::{Preview, PreviewDelta, StoredRecord};
+use engine::port::{Preview, PreviewDelta, StoreError, StoredRecord};
 use serde_json::{Value, json};
-use session::State;
+use session::id::{SessionId, WorkId};
+use session::{Event, State};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Service;
-use super::auth::Caller;
+use super::auth::{self, Caller};
 use super::context::HttpObserver;
 use super::error::ApiError;
+use super::exposure::{Exposure, freed_by};
 use super::path::Ids;
 use super::query::Query;
 use super::sessions;
@@ -84,17 +86,26 @@ pub(super) async fn open(
     let interval = Duration::from_millis(service.limits.ping_interval_ms.max(1));
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let token_hash = match caller {
-        Caller::ItemHolder { token_hash, .. } => Some(token_hash.clone()),
+    let token = match caller {
+        Caller::ItemHolder { item, token_hash } => Some(Token { work_id: item.id.clone(), hash: token_hash.clone() }),
         _ => None,
     };
+    // The feed tells of a lease that ends from now on, and cannot tell of one that ended while it was being made.
+    if let Some(token) = &token
+        && token.has_ended(&service).await?
+    {
+        return Err(auth::former_holder());
+    }
     let connection = Connection {
         counted: Counted::new(&service),
         service,
+        session_id: state.session_id.clone(),
         feed,
         deltas,
         ping,
-        token_hash,
+        token,
+        exposure: Exposure::to(caller),
+        recorded_to: 0,
         greeted: false,
         ended: false,
     };
@@ -114,11 +125,16 @@ pub(super) async fn open(
 /// One open stream.
 struct Connection {
     service: Service,
+    session_id: SessionId,
     feed: Feed,
     deltas: Deltas,
     ping: Interval,
     /// The item token that opened the stream, which closes with it.
-    token_hash: Option<String>,
+    token: Option<Token>,
+    /// Set where what is sent may be run by whoever reads it.
+    exposure: Option<Exposure>,
+    /// Position up to which that was recorded.
+    recorded_to: u64,
     greeted: bool,
     ended: bool,
     #[expect(dead_code, reason = "counts the stream as open until it is dropped")]
@@ -145,7 +161,13 @@ impl Connection {
                 item = self.feed.next() => {
                     let frame = match item {
                         FeedItem::End => return None,
-                        FeedItem::Record(stored) => record_frame(&stored),
+                        FeedItem::Record(stored) => {
+                            if self.ends_with(&stored) || !self.may_send(&stored).await {
+                                self.ended = true;
+                                return None;
+                            }
+                            record_frame(&stored)
+                        }
                         FeedItem::Preview(preview) => preview_frame(&preview, self.deltas),
                     };
                     if frame.is_some() {
@@ -153,17 +175,56 @@ impl Connection {
                     }
                 }
                 _ = self.ping.tick() => {
-                    return if token_ended(&self.service, self.token_hash.as_deref()).await { None } else { Some(PING) };
+                    // Where a token ends without an ended lease, as by a second poll, no record tells of it.
+                    let ended = match &self.token {
+                        Some(token) => token.has_ended(&self.service).await.unwrap_or(false),
+                        None => false,
+                    };
+                    return (!ended).then_some(PING);
                 }
+            }
+        }
+    }
+
+    /// Whether this record ends the lease under which the stream was opened.
+    fn ends_with(&self, stored: &StoredRecord) -> bool {
+        self.token.as_ref().is_some_and(
+            |token| matches!(&stored.record.event, Event::LeaseEnded { work_id } if *work_id == token.work_id),
+        )
+    }
+
+    /// Records that `stored`, and what is ready to follow it, is about to be shown to somebody who may run it.
+    /// `false` where it cannot be recorded: the reader opens another stream, or has nothing to read any more.
+    async fn may_send(&mut self, stored: &StoredRecord) -> bool {
+        let Some(exposure) = &self.exposure else { return true };
+        if stored.record.position <= self.recorded_to || freed_by(stored).is_none() {
+            return true;
+        }
+        let shown: Vec<&StoredRecord> = std::iter::once(stored).chain(self.feed.upcoming()).collect();
+        let calls = shown.iter().copied().filter_map(freed_by).cloned().collect();
+        self.recorded_to = shown.last().map_or(0, |last| last.record.position);
+        drop(shown);
+        match exposure.record(&self.service, &self.session_id, calls).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(session_id = %self.session_id, %error, "a worker's stream ends");
+                false
             }
         }
     }
 }
 
-/// Whether the token that opened the stream is no longer its item's. Unknown counts as no.
-async fn token_ended(service: &Service, token_hash: Option<&str>) -> bool {
-    let Some(hash) = token_hash else { return false };
-    matches!(service.work().item_by_token(hash).await, Ok(None))
+/// The item token that opened a stream.
+struct Token {
+    work_id: WorkId,
+    hash: String,
+}
+
+impl Token {
+    /// Whether it is no longer its item's.
+    async fn has_ended(&self, service: &Service) -> Result<bool, StoreError> {
+        Ok(service.work().item_by_token(&self.hash).await?.is_none())
+    }
 }
 
 /// A record as a frame, if clients see it at all.

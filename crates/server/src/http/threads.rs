@@ -74,7 +74,7 @@ pub(super) async fn events(
     query: Query,
 ) -> Result<Json<Value>, ApiError> {
     let state = load(&service, &caller, &ids).await?;
-    event_list::page(&service, &state, &EventFilter::all(), query).await.map(Json)
+    event_list::page(&service, &state, &EventFilter::all(), None, query).await.map(Json)
 }
 
 /// `GET /v1/sessions/{session_id}/threads/{thread_id}/stream`.

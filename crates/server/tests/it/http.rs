@@ -7,6 +7,7 @@ mod connections;
 mod credentials;
 mod environments;
 mod events;
+mod exposure;
 mod hostile;
 mod models_and_probes;
 mod openapi;

@@ -279,18 +279,36 @@ impl Draft<'_> {
             return Err(Refusal::conflict(format!("{tool_use_id} is not a call that may run now")));
         };
         if !call.exposed {
-            self.emit(Event::ToolStarted { tool_use_id, work_id });
+            self.emit(Event::ToolStarted { tool_use_id, work_id: Some(work_id) });
         }
         Ok(())
     }
 
+    /// Records which of `calls` may be begun by whoever is about to see them. One that waits for its confirmation
+    /// may not, one that reads is safe to run again, and an answered one is history.
+    pub(super) fn expose(&mut self, calls: &[EventId], work_id: Option<&WorkId>) {
+        let exposed: Vec<EventId> = self
+            .state
+            .runnable_calls()
+            .filter(|call| !call.exposed && !call.read_only && calls.contains(&call.id))
+            .map(|call| call.id.clone())
+            .collect();
+        for tool_use_id in exposed {
+            self.emit(Event::ToolStarted { tool_use_id, work_id: work_id.cloned() });
+        }
+    }
+
     /// Closes what the holder of the ended lease may have begun; what was never begun, or changes nothing, is run again.
-    pub(super) fn end_lease(&mut self) {
+    pub(super) fn end_lease(&mut self, work_id: WorkId) {
+        if self.state.status == Status::Terminated {
+            return;
+        }
+        self.emit(Event::LeaseEnded { work_id });
         let cloud = self.state.environment_kind == EnvironmentKind::Cloud;
         let lost: Vec<EventId> = self
             .state
             .runnable_calls()
-            .filter(|call| (call.exposed || !cloud) && !call.read_only)
+            .filter(|call| call.exposed && !call.read_only)
             .map(|call| call.id.clone())
             .collect();
         if lost.is_empty() {

@@ -22,6 +22,7 @@ enum Step {
     Application(u8),
     Confirm(u8, bool),
     StartTool(u8),
+    Show(u8),
     EndLease,
     TakeOver,
     Later(u16),
@@ -38,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<u8>().prop_map(Step::Application),
         4 => (any::<u8>(), any::<bool>()).prop_map(|(call, allow)| Step::Confirm(call, allow)),
         3 => any::<u8>().prop_map(Step::StartTool),
+        3 => any::<u8>().prop_map(Step::Show),
         1 => Just(Step::EndLease),
         1 => Just(Step::TakeOver),
         2 => any::<u16>().prop_map(Step::Later),
@@ -107,7 +109,10 @@ fn take(story: &mut Story, step: &Step) {
         Step::StartTool(choice) => pick(story, *choice, |_| true)
             .map(|tool_use_id| vec![Command::StartTool { tool_use_id, work_id: Ids::from_seed(1).next() }])
             .unwrap_or_default(),
-        Step::EndLease => vec![Command::EndLease],
+        Step::Show(choice) => pick(story, *choice, |_| true)
+            .map(|call| vec![Command::Expose { calls: vec![call], work_id: None }])
+            .unwrap_or_default(),
+        Step::EndLease => vec![Command::EndLease { work_id: Ids::from_seed(1).next() }],
         Step::TakeOver => vec![Command::TakeOver { epoch: 2 }],
         Step::Later(millis) => {
             story.now = story.now.plus_millis(i64::from(*millis));

@@ -543,11 +543,47 @@ fn what_a_lost_worker_had_begun_is_reported_and_the_rest_run_again() {
         .when(Command::StartTool { tool_use_id: write, work_id: work_id() })
         .then(&[])
         .when(Command::StartTool { tool_use_id: read, work_id: work_id() })
-        .when(Command::EndLease)
-        .then(&["agent.tool_result error"])
+        .when(Command::EndLease { work_id: work_id() })
+        .then(&["log.lease_ended", "agent.tool_result error"])
         .then_due("worker");
     assert_eq!(story.state.runnable_calls().count(), 2);
-    story.when(Command::EndLease).then(&[]);
+    story.when(Command::EndLease { work_id: work_id() }).then(&["log.lease_ended"]);
+}
+
+#[test]
+fn what_a_clients_worker_was_shown_is_reported_and_the_rest_run_again() {
+    let work_id = || Ids::from_seed(5).next();
+    let story = given(SELF_HOSTED).posts(vec![message("go")]).begins().model(calls(&["write", "read", "write"]));
+    let (write, read, unseen) = (story.call(0), story.call(1), story.call(2));
+    let show = |work_id| Command::Expose { calls: vec![write.clone(), read.clone()], work_id };
+    let story = story
+        .when(show(Some(work_id())))
+        .then(&["log.tool_started"])
+        .when(show(None))
+        .then(&[])
+        .when(Command::EndLease { work_id: work_id() })
+        .then(&["log.lease_ended", "user.tool_result error", "usage", "status_idle requires_action 2"]);
+    let left: Vec<_> = story.state.runnable_calls().map(|call| call.id.clone()).collect();
+    assert_eq!(left, [read.clone(), unseen]);
+    story.when(show(None)).then(&[]);
+}
+
+#[test]
+fn a_call_that_waits_is_exposed_by_the_confirmation_that_frees_it() {
+    let work_id = || Ids::from_seed(5).next();
+    let story = given(SELF_HOSTED).posts(vec![message("go")]).begins().model(calls(&["bash"]));
+    let call = story.call(0);
+    let show = Command::Expose { calls: vec![call.clone()], work_id: Some(work_id()) };
+    let story = story
+        .when(show.clone())
+        .then(&[])
+        .when(Command::EndLease { work_id: work_id() })
+        .then(&["log.lease_ended"])
+        .posts(vec![confirm(call, Confirmation::Allow, None)])
+        .when(show)
+        .then(&["log.tool_started"])
+        .when(Command::EndLease { work_id: work_id() });
+    assert_eq!(story.state.open_calls().count(), 0, "it may have been run");
 }
 
 #[test]

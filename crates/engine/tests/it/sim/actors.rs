@@ -241,13 +241,15 @@ impl Worker<'_> {
             EnvironmentKind::Cloud => Poster::CloudWorker,
             EnvironmentKind::SelfHosted => Poster::SelfHostedWorker,
         };
-        if poster == Poster::CloudWorker {
-            let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
-            match self.insist(item, start, fence.clone()).await {
-                Ok(()) => {}
-                Err(CommandError::Refused(_)) => return true,
-                Err(_) => return false,
-            }
+        // Ours records the start; what a worker of the client's is shown, the server records.
+        let begin = match poster {
+            Poster::CloudWorker => Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() },
+            _ => Command::Expose { calls: vec![call.clone()], work_id: Some(item.id.clone()) },
+        };
+        match self.insist(item, begin, fence.clone()).await {
+            Ok(()) => {}
+            Err(CommandError::Refused(_)) => return true,
+            Err(_) => return false,
         }
         self.process.step(20).await;
         let mark = format!("{}-{}", self.name, self.shared.dice.next());

@@ -366,7 +366,7 @@ impl Readiness for Always {
     }
 }
 
-/// Says back what it is told, calls a tool when told `call NAME`, and never answers when told `wait`.
+/// Says back what it is told, calls tools when told `call NAME...`, and never answers when told `wait`.
 struct Scripted;
 
 #[async_trait]
@@ -377,17 +377,20 @@ impl Model for Scripted {
         if said == "wait" {
             std::future::pending::<()>().await;
         }
-        let block = match said.strip_prefix("call ") {
-            Some(name) => AnswerBlock::ToolUse { name: name.to_owned(), input: Map::new(), problem: None },
+        let blocks = match said.strip_prefix("call ") {
+            Some(names) => names
+                .split(' ')
+                .map(|name| AnswerBlock::ToolUse { name: name.to_owned(), input: Map::new(), problem: None })
+                .collect(),
             None => {
                 previews.preview(PreviewDelta::MessageStart);
                 for word in said.split_inclusive(' ') {
                     previews.preview(PreviewDelta::Text { index: 0, text: word.to_owned() });
                 }
-                AnswerBlock::Text(said)
+                vec![AnswerBlock::Text(said)]
             }
         };
-        Ok(ModelAnswer { blocks: vec![block], stop: ModelStop::EndTurn, usage })
+        Ok(ModelAnswer { blocks, stop: ModelStop::EndTurn, usage })
     }
 }
 

@@ -10,29 +10,35 @@ use std::sync::{Arc, Mutex};
 use super::api::{API_KEY, Answer, Api, Stream, Text, WORKER_KEY};
 
 /// A session on a self-hosted environment with a call for its worker.
-struct Rig {
-    api: Api,
+pub(super) struct Rig {
+    pub(super) api: Api,
     environment: String,
-    session: String,
-    key: String,
-    tool_use: String,
+    pub(super) session: String,
+    pub(super) key: String,
+    pub(super) tool_use: String,
 }
 
 impl Rig {
     async fn start(kind: &str) -> Self {
         let api = Api::build(true, HttpLimits { ping_interval_ms: 20, ..HttpLimits::default() }).await;
-        let (agent, environment) = (api.agent().await, api.environment(kind).await);
+        let agent = api.agent().await;
+        Self::with(api, &agent, kind, "call bash").await
+    }
+
+    /// A session of this agent that was told `message`, and has called a tool.
+    pub(super) async fn with(api: Api, agent: &str, kind: &str, message: &str) -> Self {
+        let environment = api.environment(kind).await;
         let session = api.post("/v1/sessions", json!({"agent": agent, "environment_id": environment})).await.ok();
         let session = session["id"].text();
         let key = if kind == "cloud" { WORKER_KEY.to_owned() } else { api.environment_key(&environment).await };
         let mut stream = api.follow(&session).await;
-        api.say(&session, "call bash").await.ok();
+        api.say(&session, message).await.ok();
         let tool_use = stream.until("agent.tool_use").await.last().unwrap()["id"].text();
         let environment = if kind == "cloud" { "env_pool".to_owned() } else { environment };
         Self { api, environment, session, key, tool_use }
     }
 
-    fn path(&self, rest: &str) -> String {
+    pub(super) fn path(&self, rest: &str) -> String {
         format!("/v1/environments/{}/work{rest}", self.environment)
     }
 
@@ -56,7 +62,7 @@ impl Rig {
     }
 
     /// Takes the item and makes it active.
-    async fn hold(&self) -> (String, String) {
+    pub(super) async fn hold(&self) -> (String, String) {
         let (id, token) = self.take().await;
         let acked = self.worker(Method::POST, &format!("/{id}/ack")).await.ok();
         assert_eq!((acked["state"].text(), &acked["secret"]), ("starting".to_owned(), &Value::Null));
@@ -67,12 +73,12 @@ impl Rig {
         (id, token)
     }
 
-    fn result(&self, text: &str) -> Value {
+    pub(super) fn result(&self, text: &str) -> Value {
         let content = json!([{"type": "text", "text": text}]);
         json!({"events": [{"type": "user.tool_result", "tool_use_id": self.tool_use, "content": content}]})
     }
 
-    fn events(&self) -> String {
+    pub(super) fn events(&self) -> String {
         format!("/v1/sessions/{}/events", self.session)
     }
 }
