@@ -64,7 +64,7 @@ macro_rules! contract_tests {
                 an_acknowledged_item_is_held, a_heartbeat_names_the_last_one, a_holder_is_asked_to_stop,
                 a_forced_stop_ends_the_token, a_lease_runs_out, a_lease_that_ends_is_queued_again,
                 a_revived_lease_is_not_ended, a_result_and_the_end_of_its_lease_exclude_each_other,
-                a_lease_can_be_ended_early, the_end_of_a_session_stops_its_item,
+                a_lease_can_be_ended_early, a_holder_ends_its_own_lease, the_end_of_a_session_stops_its_item,
                 pools_see_their_own_items, metadata_is_replaced, figures_are_counted, items_are_listed;
             definitions: versions_follow_each_other, of_two_writers_of_a_version_one_wins,
                 an_archived_agent_stays_as_it_was, agents_are_listed, names_of_environments_are_unique,

@@ -20,7 +20,7 @@ pub use definitions::{Agent, Definitions, Environment, EnvironmentConfig, Enviro
 pub use leases::{Claim, Leases};
 pub use log::{Append, AppendError, Appended, EventLog, Fence, ListEvents, ListSessions, Loaded, StoredRecord, Wake};
 pub use model::{Model, ModelError, ModelRequest};
-pub use work_queue::{WorkChange, WorkItem, WorkQueue, WorkState};
+pub use work_queue::{AfterLease, WorkChange, WorkItem, WorkQueue, WorkState};
 
 /// A store did not do what it was asked; whether a write took place is unknown.
 #[derive(Debug, thiserror::Error)]

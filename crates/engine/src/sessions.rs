@@ -16,7 +16,9 @@ use tokio::time::Duration;
 use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
-use crate::port::{Append, AppendError, Fence, Frame, Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem};
+use crate::port::{
+    AfterLease, Append, AppendError, Fence, Frame, Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem,
+};
 use crate::world::World;
 
 pub(crate) mod consequences;
@@ -143,13 +145,13 @@ impl Sessions {
         };
         let ended = Command::EndLease { work_id: item.id.clone() };
         let decision = self.decide_or_keep(&loaded.state, ended)?;
-        let requeue = consequences::wants_worker(&decision.state);
-        let work = WorkChange::EndLease { work_id: item.id.clone(), seen, requeue };
+        let then = if consequences::wants_worker(&decision.state) { AfterLease::Requeue } else { AfterLease::Stop };
+        let work = WorkChange::EndLease { work_id: item.id.clone(), seen, then };
         Ok(self.commit(Some(&loaded), decision, Fence::Client, work).await?.is_some())
     }
 
     /// Stops a work item, as [`WorkQueue::stop`](crate::port::WorkQueue::stop) does, and closes what was exposed to
-    /// a holder that is stopped by force. With calls left that were never begun, the item is queued again instead.
+    /// a holder that is stopped by force. With calls left that were never begun, another item is queued for them.
     pub async fn stop_item(
         &self,
         pool: &Pool,
@@ -171,8 +173,11 @@ impl Sessions {
             };
             let ended = Command::EndLease { work_id: item.id.clone() };
             let decision = self.decide_or_keep(&loaded.state, ended)?;
-            let requeue = decision.state.runnable_calls().next().is_some();
-            let work = WorkChange::EndLease { work_id: work_id.clone(), seen, requeue };
+            let then = match decision.state.runnable_calls().next() {
+                Some(_) => AfterLease::Replace { work_id: self.world.ids().next() },
+                None => AfterLease::Stop,
+            };
+            let work = WorkChange::EndLease { work_id: work_id.clone(), seen, then };
             if self.commit(Some(&loaded), decision, fence.clone(), work).await?.is_none() {
                 continue;
             }

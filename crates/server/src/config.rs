@@ -7,6 +7,7 @@
 mod agent;
 mod database;
 mod environment;
+mod environments;
 mod keys;
 mod logging;
 mod network;
@@ -28,6 +29,7 @@ use crate::model::ModelsConfig;
 pub use agent::AgentSection;
 pub use database::DatabaseSection;
 pub use environment::{EnvironmentError, NOT_YET};
+pub use environments::EnvironmentsSection;
 pub use logging::{LogFormat, LoggingSection};
 pub use network::{AddressRange, AddressRangeError, WorkerNetwork, WorkerNetworkLimits};
 pub use providers::{ProviderAccess, ProvidersSection};
@@ -44,6 +46,7 @@ pub struct Config {
     pub agent: AgentSection,
     pub logging: LoggingSection,
     pub database: DatabaseSection,
+    pub environments: EnvironmentsSection,
     pub worker: WorkerSection,
     pub providers: ProvidersSection,
     pub models: ModelsConfig,
@@ -140,6 +143,7 @@ impl Config {
         self.agent.validate()?;
         self.logging.validate()?;
         self.database.validate()?;
+        self.environments.validate()?;
         self.worker.validate()?;
         self.providers.validate()
     }

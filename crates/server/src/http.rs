@@ -50,3 +50,4 @@ pub use router::router;
 pub use service::{
     AgentFigures, Credentials, HttpLimits, ModelCatalog, ModelInfo, Readiness, ReadinessReport, Service, Strictness,
 };
+pub use work::{LEASE_SECONDS_MAX, LEASE_SECONDS_MIN};

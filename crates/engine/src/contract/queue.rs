@@ -9,7 +9,7 @@ use session::id::{EnvironmentId, WorkId};
 use super::story::{Phrase as _, Setting, Story, queued_session, work_id};
 use super::{Store, Subject};
 use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, Stopped};
-use crate::port::{After, Append, AppendError, WorkChange, WorkItem, WorkQueue, WorkState};
+use crate::port::{After, AfterLease, Append, AppendError, WorkChange, WorkItem, WorkQueue, WorkState};
 
 const CLOUD: Pool = Pool::Cloud;
 
@@ -36,16 +36,16 @@ async fn held(store: &Arc<dyn Store>, number: u32, token: &str) -> (Story, WorkI
     let story = queued_session(&**store, number, Setting::default()).await;
     let polled = poll(store, token).await.expect("an item is queued");
     assert_eq!(polled.id, work_id(number));
-    match store.acknowledge(&CLOUD, &polled.id).await.expect("the store answers") {
+    match store.acknowledge(&CLOUD, &polled.id, None).await.expect("the store answers") {
         Acknowledged::Yes(item) => (story, item),
         lost => panic!("{lost:?}"),
     }
 }
 
 /// The append that ends the lease of `item` as it was seen.
-fn ending(story: &Story, item: &WorkItem, requeue: bool) -> Append {
+fn ending(story: &Story, item: &WorkItem, then: AfterLease) -> Append {
     let seen = item.last_sign_at().expect("somebody holds it");
-    story.aside().and(WorkChange::EndLease { work_id: item.id.clone(), seen, requeue })
+    story.aside().and(WorkChange::EndLease { work_id: item.id.clone(), seen, then })
 }
 
 pub async fn a_session_has_one_item(subject: &impl Subject) {
@@ -95,7 +95,7 @@ pub async fn an_item_is_handed_out_again(subject: &impl Subject) {
 pub async fn an_acknowledged_item_is_held(subject: &impl Subject) {
     let store = subject.store();
     queued_session(&*store, 1, Setting::default()).await;
-    let acknowledge = async |id: &WorkId| store.acknowledge(&CLOUD, id).await.expect("the store answers");
+    let acknowledge = async |id: &WorkId| store.acknowledge(&CLOUD, id, None).await.expect("the store answers");
     assert_eq!(acknowledge(&work_id(1)).await, Acknowledged::Lost, "nobody was given it");
     assert_eq!(acknowledge(&work_id(9)).await, Acknowledged::NotFound);
     assert_eq!(beat(&store, &work_id(9), ExpectedHeartbeat::Any).await, Heartbeat::NotFound);
@@ -115,7 +115,7 @@ pub async fn a_heartbeat_names_the_last_one(subject: &impl Subject) {
     let unheld = beat(&store, &id, ExpectedHeartbeat::None).await;
     assert!(matches!(unheld, Heartbeat::Mismatch { .. }), "nobody holds it: {unheld:?}");
     poll(&store, "token").await.expect("an item is queued");
-    store.acknowledge(&CLOUD, &id).await.expect("the store answers");
+    store.acknowledge(&CLOUD, &id, None).await.expect("the store answers");
 
     let Heartbeat::Beat { item: first, lease_extended: true } = beat(&store, &id, ExpectedHeartbeat::None).await else {
         panic!("the lease is unclaimed")
@@ -213,7 +213,7 @@ pub async fn a_lease_that_ends_is_queued_again(subject: &impl Subject) {
     beat(&store, &held.id, ExpectedHeartbeat::None).await;
     subject.advance(31_000).await;
     let expired = store.expired(10).await.expect("the store answers").remove(0);
-    let appended = store.append(ending(&story, &expired, true)).await.expect("nothing has moved");
+    let appended = store.append(ending(&story, &expired, AfterLease::Requeue)).await.expect("nothing has moved");
     assert!(appended.queued, "workers are to hear of it");
     let queued = item(&store, &held.id).await;
     assert_eq!((queued.state, queued.latest_heartbeat_at, queued.acknowledged_at), (WorkState::Queued, None, None));
@@ -231,13 +231,13 @@ pub async fn a_revived_lease_is_not_ended(subject: &impl Subject) {
     let expired = store.expired(10).await.expect("the store answers").remove(0);
     beat(&store, &held.id, ExpectedHeartbeat::None).await;
     let before = item(&store, &held.id).await;
-    let mut end = ending(&story, &expired, true);
+    let mut end = ending(&story, &expired, AfterLease::Requeue);
     let refused = store.append(end.clone()).await;
     assert!(matches!(refused, Err(AppendError::Conflict)), "{refused:?}");
     assert_eq!(item(&store, &held.id).await, before);
 
     // The same for a lease that was ended meanwhile.
-    store.append(ending(&story, &before, true)).await.expect("nothing has moved");
+    store.append(ending(&story, &before, AfterLease::Requeue)).await.expect("nothing has moved");
     let message = story.message("meanwhile");
     store.append(message).await.expect("nobody else appends");
     end.state = story.state.clone();
@@ -250,7 +250,7 @@ pub async fn a_result_and_the_end_of_its_lease_exclude_each_other(subject: &impl
     for number in 0..10 {
         let token = format!("token-{number}");
         let (mut story, item) = held(&store, number, &token).await;
-        let end = ending(&story, &item, false);
+        let end = ending(&story, &item, AfterLease::Stop);
         let result = story.message("a result").under(&item.id, &token);
         let (ended, posted) = tokio::join!(store.append(end), store.append(result));
         match (&ended, &posted) {
@@ -270,14 +270,37 @@ pub async fn a_lease_can_be_ended_early(subject: &impl Subject) {
     let (pool, setting) = self_hosted("env_mine");
     queued_session(&*store, 2, setting).await;
     store.poll(&pool, "worker", 5_000, "t2").await.expect("the store answers").expect("it is queued");
-    store.acknowledge(&pool, &work_id(2)).await.expect("the store answers");
+    store.acknowledge(&pool, &work_id(2), None).await.expect("the store answers");
     queued_session(&*store, 3, Setting::default()).await;
     let cloud = store.held_cloud_items().await.expect("the store answers");
     assert_eq!(cloud, std::slice::from_ref(&first), "held, and of the cloud");
-    store.append(ending(&story, &first, false)).await.expect("nothing has moved");
+    store.append(ending(&story, &first, AfterLease::Stop)).await.expect("nothing has moved");
     assert_eq!(item(&store, &first.id).await.state, WorkState::Stopped);
     assert!(store.held_cloud_items().await.expect("the store answers").is_empty());
     assert_eq!(store.item_by_token("t1").await.expect("the store answers"), None);
+}
+
+pub async fn a_holder_ends_its_own_lease(subject: &impl Subject) {
+    let store = subject.store();
+    let (mut story, first) = held(&store, 1, "t1").await;
+    let replace = AfterLease::Replace { work_id: work_id(2) };
+    let stale = ending(&story, &first, replace.clone()).under(&first.id, "t0");
+    let refused = store.append(stale).await;
+    assert!(matches!(refused, Err(AppendError::TokenEnded)), "{refused:?}");
+    let seen = first.last_sign_at().expect("somebody holds it");
+    let end = WorkChange::EndLease { work_id: first.id.clone(), seen, then: replace };
+    let appended = store.append(story.message("unseen").under(&first.id, "t1").and(end)).await;
+    assert!(appended.expect("the token is the item's").queued, "what is left has an item of its own");
+    assert_eq!(item(&store, &first.id).await.state, WorkState::Stopped);
+    let next = poll(&store, "t2").await.expect("an item is queued");
+    assert_eq!((next.id, next.session_id), (work_id(2), first.session_id));
+
+    store.acknowledge(&CLOUD, &work_id(2), Some(7)).await.expect("the store answers");
+    let second = item(&store, &work_id(2)).await;
+    assert_eq!((first.lease_ttl_seconds, second.lease_ttl_seconds), (30, 7));
+    let end = ending(&story, &second, AfterLease::Stop).under(&second.id, "t2");
+    assert!(!store.append(end).await.expect("the token is the item's").queued);
+    assert_eq!(poll(&store, "t3").await, None);
 }
 
 pub async fn the_end_of_a_session_stops_its_item(subject: &impl Subject) {
@@ -293,7 +316,7 @@ pub async fn the_end_of_a_session_stops_its_item(subject: &impl Subject) {
     assert_eq!(stopping.state, WorkState::Stopping, "its holder is told");
     let expired = store.expired(10).await.expect("the store answers");
     assert_eq!(expired, std::slice::from_ref(&stopping), "the engine ends it");
-    store.append(ending(&story, &stopping, false)).await.expect("nothing has moved");
+    store.append(ending(&story, &stopping, AfterLease::Stop)).await.expect("nothing has moved");
     assert_eq!(item(&store, &held.id).await.state, WorkState::Stopped);
 
     let mut story = queued_session(&*store, 2, Setting::default()).await;
@@ -319,7 +342,7 @@ pub async fn pools_see_their_own_items(subject: &impl Subject) {
                 let beaten =
                     WorkQueue::heartbeat(&*store, pool, &id, &ExpectedHeartbeat::Any, None).await.expect("it answers");
                 assert_eq!(beaten, Heartbeat::NotFound);
-                assert_eq!(store.acknowledge(pool, &id).await.expect("it answers"), Acknowledged::NotFound);
+                assert_eq!(store.acknowledge(pool, &id, None).await.expect("it answers"), Acknowledged::NotFound);
                 assert_eq!(store.stop(pool, &id, true).await.expect("it answers"), Stopped::NotFound);
                 assert!(store.set_metadata(pool, &id, &Default::default()).await.expect("it answers").is_none());
             }
@@ -363,7 +386,7 @@ pub async fn figures_are_counted(subject: &impl Subject) {
     for (worker, token) in [("w1", "t1"), ("w2", "t2"), ("w1", "t3")] {
         store.poll(&CLOUD, worker, 5_000, token).await.expect("the store answers").expect("it is queued");
     }
-    store.acknowledge(&CLOUD, &work_id(1)).await.expect("the store answers");
+    store.acknowledge(&CLOUD, &work_id(1), None).await.expect("the store answers");
     let after = stats().await;
     assert_eq!((after.depth, after.pending, after.workers_polling), (0, 2, 2));
     subject.advance(60_000).await;

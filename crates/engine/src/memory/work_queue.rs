@@ -10,7 +10,7 @@ use session::state::Status;
 
 use super::store::{ItemRow, MemoryStore, Tables, page};
 use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
-use crate::port::{After, Order, StoreError, WorkChange, WorkItem, WorkQueue, WorkState};
+use crate::port::{After, AfterLease, Order, StoreError, WorkChange, WorkItem, WorkQueue, WorkState};
 
 /// The length of a lease that nobody asked to be another, and its bounds, in seconds.
 const LEASE_SECONDS: u32 = 30;
@@ -26,9 +26,13 @@ impl Tables {
         match change {
             WorkChange::None => false,
             WorkChange::Ensure { work_id } => self.ensure_item(session_id, work_id, now),
-            WorkChange::EndLease { work_id, requeue, .. } => {
-                self.end_lease(&work_id, requeue, now);
-                requeue
+            WorkChange::EndLease { work_id, then, .. } => {
+                self.end_lease(&work_id, then == AfterLease::Requeue, now);
+                match then {
+                    AfterLease::Requeue => true,
+                    AfterLease::Stop => false,
+                    AfterLease::Replace { work_id } => self.ensure_item(session_id, work_id, now),
+                }
             }
             WorkChange::Stop => {
                 if let Some(work_id) = self.sessions.get(session_id).and_then(|row| row.item.clone()) {
@@ -138,7 +142,12 @@ impl WorkQueue for MemoryStore {
         }))
     }
 
-    async fn acknowledge(&self, pool: &Pool, work_id: &WorkId) -> Result<Acknowledged, StoreError> {
+    async fn acknowledge(
+        &self,
+        pool: &Pool,
+        work_id: &WorkId,
+        ttl_seconds: Option<u32>,
+    ) -> Result<Acknowledged, StoreError> {
         let now = self.now();
         let mut tables = self.tables();
         let Some(row) = tables.seen_by(pool, work_id) else {
@@ -149,6 +158,9 @@ impl WorkQueue for MemoryStore {
         }
         row.item.state = WorkState::Starting;
         row.item.acknowledged_at = Some(now);
+        if let Some(seconds) = ttl_seconds {
+            row.item.lease_ttl_seconds = seconds.clamp(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX);
+        }
         Ok(Acknowledged::Yes(row.item.clone()))
     }
 

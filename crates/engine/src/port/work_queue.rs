@@ -19,12 +19,23 @@ pub enum WorkChange {
     None,
     /// Queues an item with this id, unless the session has one that is not stopped.
     Ensure { work_id: WorkId },
-    /// Ends the lease on this item: token and heartbeat are cleared, and it is queued again or stopped.
+    /// Ends the lease on this item: token and heartbeat are cleared.
     /// `seen` is the [`WorkItem::last_sign_at`] of the item that was judged: an item whose lease was revived or ended
     /// meanwhile has another one, and the append fails with `Conflict`.
-    EndLease { work_id: WorkId, seen: Timestamp, requeue: bool },
+    EndLease { work_id: WorkId, seen: Timestamp, then: AfterLease },
     /// The session is over: its item, if any, goes to `stopping` when held and to `stopped` otherwise.
     Stop,
+}
+
+/// What becomes of an item whose lease ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AfterLease {
+    /// It waits for another worker.
+    Requeue,
+    /// It is over.
+    Stop,
+    /// It is over, and another one is queued for what its session still has to run.
+    Replace { work_id: WorkId },
 }
 
 /// Where an item is in its life.
@@ -147,8 +158,13 @@ pub trait WorkQueue: Send + Sync + 'static {
         token_hash: &str,
     ) -> Result<Option<WorkItem>, StoreError>;
 
-    /// `queued` and handed out becomes `starting`; the lease begins.
-    async fn acknowledge(&self, pool: &Pool, work_id: &WorkId) -> Result<Acknowledged, StoreError>;
+    /// `queued` and handed out becomes `starting`; the lease begins, of `ttl_seconds` where given.
+    async fn acknowledge(
+        &self,
+        pool: &Pool,
+        work_id: &WorkId,
+        ttl_seconds: Option<u32>,
+    ) -> Result<Acknowledged, StoreError>;
 
     /// `starting` becomes `active`; the lease is extended from now, by `ttl_seconds` where given.
     async fn heartbeat(

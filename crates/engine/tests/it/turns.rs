@@ -145,7 +145,7 @@ async fn a_worker_runs_what_the_model_calls() {
     let call = tool_use(&seen);
 
     let item = rig.store.poll(&Pool::Cloud, "w1", 5_000, "token").await.unwrap().expect("an item");
-    rig.store.acknowledge(&Pool::Cloud, &item.id).await.unwrap();
+    rig.store.acknowledge(&Pool::Cloud, &item.id, None).await.unwrap();
     let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: "token".to_owned() };
     let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
     replica.sessions.command(&id, start, fence.clone()).await.unwrap();
@@ -169,7 +169,7 @@ async fn a_worker_that_goes_silent_loses_its_lease_and_its_call() {
     let call = tool_use(&seen);
 
     let item = rig.store.poll(&Pool::Cloud, "w1", 5_000, "token").await.unwrap().expect("an item");
-    rig.store.acknowledge(&Pool::Cloud, &item.id).await.unwrap();
+    rig.store.acknowledge(&Pool::Cloud, &item.id, None).await.unwrap();
     rig.store.heartbeat(&Pool::Cloud, &item.id, &ExpectedHeartbeat::None, Some(3)).await.unwrap();
     let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: "token".to_owned() };
     let start = Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() };
@@ -225,7 +225,7 @@ async fn a_clients_worker_that_goes_silent_loses_what_it_was_shown_and_nothing_e
     let state = replica.sessions.state(&id).await.unwrap().unwrap();
     let pool = Pool::Environment(state.environment_id.clone());
     let item = rig.store.poll(&pool, "w1", 5_000, "token").await.unwrap().expect("an item");
-    rig.store.acknowledge(&pool, &item.id).await.unwrap();
+    rig.store.acknowledge(&pool, &item.id, None).await.unwrap();
     rig.store.heartbeat(&pool, &item.id, &ExpectedHeartbeat::None, Some(3)).await.unwrap();
     let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: "token".to_owned() };
     let show = Command::Expose { calls: vec![shown.clone()], work_id: Some(item.id.clone()) };
@@ -500,7 +500,7 @@ fn tool_use(items: &[FeedItem]) -> session::id::EventId {
 /// Polls for the one item that waits, and acknowledges it.
 async fn hold(rig: &Rig, token: &str) -> (WorkItem, Fence) {
     let item = rig.store.poll(&Pool::Cloud, "worker", 5_000, token).await.unwrap().expect("an item");
-    rig.store.acknowledge(&Pool::Cloud, &item.id).await.unwrap();
+    rig.store.acknowledge(&Pool::Cloud, &item.id, None).await.unwrap();
     let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
     (item, fence)
 }

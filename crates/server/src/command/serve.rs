@@ -261,7 +261,7 @@ impl Running {
             models: Arc::new(Catalog(models)),
             observer: metrics,
             readiness: Arc::clone(&readiness) as _,
-            limits: HttpLimits::default(),
+            limits: HttpLimits { lease_seconds: config.environments.lease_seconds(), ..HttpLimits::default() },
             package_hosts: config.worker.network.package_hosts.clone().into(),
             strictness: Strictness::default(),
             draining: draining.clone(),

@@ -162,11 +162,13 @@ pub struct HttpLimits {
     pub body_pause_ms: u64,
     /// Time between pings on an idle stream, in milliseconds.
     pub ping_interval_ms: u64,
+    /// Lease on a work item that its worker did not ask to be another, in seconds.
+    pub lease_seconds: u32,
 }
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        Self { body_bytes: 32 * 1024 * 1024, body_pause_ms: 30_000, ping_interval_ms: 15_000 }
+        Self { body_bytes: 32 * 1024 * 1024, body_pause_ms: 30_000, ping_interval_ms: 15_000, lease_seconds: 30 }
     }
 }
 

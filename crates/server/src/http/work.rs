@@ -30,8 +30,9 @@ use super::{environments, metadata};
 
 const RECLAIM_DEFAULT_MS: u32 = 5_000;
 const RECLAIM_MAX_MS: u32 = 3_600_000;
-const LEASE_SECONDS_MIN: u32 = 3;
-const LEASE_SECONDS_MAX: u32 = 300;
+/// Bounds of the lease that a worker may ask for.
+pub const LEASE_SECONDS_MIN: u32 = 3;
+pub const LEASE_SECONDS_MAX: u32 = 300;
 const WORKER_ID_BYTES_MAX: usize = 256;
 
 /// `GET /v1/environments/{environment_id}/work/poll`.
@@ -92,7 +93,7 @@ pub(super) async fn acknowledge(
     let pool = worker_pool(&caller, ids.text("environment_id"))?;
     body.finish()?;
     let id: WorkId = ids.get("work_id", "work item")?;
-    match service.work().acknowledge(&pool, &id).await? {
+    match service.work().acknowledge(&pool, &id, Some(service.limits.lease_seconds)).await? {
         Acknowledged::Yes(item) => Ok(Json(view(&item, None))),
         Acknowledged::Lost => {
             Err(ApiError::conflict(format!("work item {id} was acknowledged by another worker, or ended")))
@@ -305,7 +306,7 @@ fn precondition_failed(item: Option<&WorkItem>) -> ApiError {
         |item| {
             json!({
                 "state": item.state,
-                "last_heartbeat": item.latest_heartbeat_at,
+                "last_heartbeat": last_heartbeat(item),
                 "ttl_seconds": item.lease_ttl_seconds,
                 "lease_extended": false,
             })
@@ -320,10 +321,15 @@ fn lease_view(item: &WorkItem, lease_extended: bool) -> Value {
     json!({
         "type": "work_heartbeat",
         "state": item.state,
-        "last_heartbeat": item.latest_heartbeat_at,
+        "last_heartbeat": last_heartbeat(item),
         "lease_extended": lease_extended,
         "ttl_seconds": item.lease_ttl_seconds,
     })
+}
+
+/// The time that the next heartbeat names; empty before the first one.
+fn last_heartbeat(item: &WorkItem) -> String {
+    item.latest_heartbeat_at.map(|at| at.to_string()).unwrap_or_default()
 }
 
 /// The item as workers see it; the token goes out once, with the poll that made it.

@@ -57,6 +57,9 @@ fn refusals_say_where_and_what() {
         ("logging:\n  level: loud\n", "logging.level must be error, warn, info, debug or trace"),
         ("database:\n  url: mysql://x/y\n", "database.url must begin with postgres://"),
         ("database:\n  max_connections: 1\n", "database.max_connections must be at least 2"),
+        ("environments:\n  lease: 2s\n", "environments.lease must be whole seconds, from 3s to 300s"),
+        ("environments:\n  lease: 3500ms\n", "environments.lease must be whole seconds, from 3s to 300s"),
+        ("environments:\n  lease: 6m\n", "environments.lease must be whole seconds, from 3s to 300s"),
         ("worker:\n  server_url: localhost\n", "worker.server_url must begin with http:// or https://"),
         ("worker:\n  readable_paths: [opt]\n", "worker.readable_paths opt is not an absolute path"),
         (

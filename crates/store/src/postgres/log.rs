@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use engine::port::{
-    Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order, StoreError,
-    StoredRecord, Wake, WorkChange,
+    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
+    StoreError, StoredRecord, Wake, WorkChange,
 };
 use session::id::SessionId;
 use session::{State, Timestamp};
@@ -112,7 +112,7 @@ impl EventLog for PostgresStore {
                 None
             } else if matches!(append.work, WorkChange::None | WorkChange::Ensure { .. }) {
                 // The ordinary append is one statement, and so a transaction of its own.
-                advance(&self.pool, &append, &session, bodies).await?
+                advance(&self.pool, &append, &append.fence, &session, bodies).await?
             } else {
                 self.advance_with_item(&append, &session, bodies).await?
             };
@@ -278,13 +278,23 @@ impl PostgresStore {
         bodies: Vec<Body>,
     ) -> Result<Option<Appended>, AppendError> {
         let mut transaction = self.pool.begin().await.map_err(store_error)?;
-        let requeued = match &append.work {
-            WorkChange::EndLease { work_id, seen, requeue } => {
-                let ended = work_queue::end_lease(&mut transaction, work_id, &session.id, *seen, *requeue).await?;
-                if !ended {
+        // The token is checked before the end of the lease clears it, and then not again.
+        let fence = match &append.fence {
+            Fence::ItemToken { work_id, token_hash } => {
+                if !work_queue::lock_token(&mut transaction, work_id, &session.id, token_hash).await? {
                     return Ok(None);
                 }
-                *requeue
+                &Fence::Client
+            }
+            fence @ (Fence::Client | Fence::Owner(_)) => fence,
+        };
+        let requeued = match &append.work {
+            WorkChange::EndLease { work_id, seen, then } => {
+                let requeue = *then == AfterLease::Requeue;
+                if !work_queue::end_lease(&mut transaction, work_id, &session.id, *seen, requeue).await? {
+                    return Ok(None);
+                }
+                requeue
             }
             WorkChange::Stop => {
                 work_queue::stop_session(&mut transaction, &session.id).await?;
@@ -292,7 +302,7 @@ impl PostgresStore {
             }
             WorkChange::None | WorkChange::Ensure { .. } => false,
         };
-        let Some(moved) = advance(&mut *transaction, append, session, bodies).await? else {
+        let Some(moved) = advance(&mut *transaction, append, fence, session, bodies).await? else {
             return Ok(None);
         };
         transaction.commit().await.map_err(store_error)?;
@@ -335,21 +345,24 @@ impl PostgresStore {
     }
 }
 
-/// Runs the statement of an append; `None` if a guard did not hold.
+/// Runs the statement of an append behind `fence`; `None` if a guard did not hold.
 async fn advance(
     executor: impl PgExecutor<'_>,
     append: &Append,
+    fence: &Fence,
     session: &SessionColumns,
     bodies: Vec<Body>,
 ) -> Result<Option<Appended>, AppendError> {
     let (wake, claim_for, wake_at) = row::wake_columns(&append.wake);
-    let (owner, epoch) = row::owner_fence(&append.fence);
-    let (work_id, token_hash) = match &append.fence {
+    let (owner, epoch) = row::owner_fence(fence);
+    let (work_id, token_hash) = match fence {
         Fence::ItemToken { work_id, token_hash } => (Some(findable(work_id.as_str())), Some(findable(token_hash))),
         Fence::Client | Fence::Owner(_) => (None, None),
     };
     let ensure = match &append.work {
-        WorkChange::Ensure { work_id } => Some(work_id.as_str()),
+        WorkChange::Ensure { work_id } | WorkChange::EndLease { then: AfterLease::Replace { work_id }, .. } => {
+            Some(work_id.as_str())
+        }
         _ => None,
     };
     let records = RecordColumns::of(append);

@@ -68,17 +68,24 @@ impl WorkQueue for PostgresStore {
         .await
     }
 
-    async fn acknowledge(&self, pool: &Pool, work_id: &WorkId) -> Result<Acknowledged, StoreError> {
+    async fn acknowledge(
+        &self,
+        pool: &Pool,
+        work_id: &WorkId,
+        ttl_seconds: Option<u32>,
+    ) -> Result<Acknowledged, StoreError> {
         bounded(async {
             let found = query(concat!(
                 "UPDATE work_items SET state = 'starting', acknowledged_at = ",
                 now!(),
-                " WHERE id = $2 AND state = 'queued' AND handed_out_at IS NOT NULL AND ",
+                ", lease_ttl_seconds = COALESCE($3, lease_ttl_seconds) \
+                 WHERE id = $2 AND state = 'queued' AND handed_out_at IS NOT NULL AND ",
                 visible!(),
                 " RETURNING *"
             ))
             .bind(work::environment_of(pool).map(findable))
             .bind(findable(work_id.as_str()))
+            .bind(work::lease_ttl(ttl_seconds))
             .fetch_optional(&self.pool)
             .await
             .map_err(store_error)?;
@@ -292,6 +299,23 @@ impl PostgresStore {
             .map_err(store_error)?;
         found.as_ref().map(row::work_item).transpose()
     }
+}
+
+/// Locks the item if this is its current token.
+pub(super) async fn lock_token(
+    connection: &mut Connection,
+    work_id: &WorkId,
+    session_id: &str,
+    token_hash: &str,
+) -> Result<bool, StoreError> {
+    let found = query("SELECT id FROM work_items WHERE id = $1 AND session_id = $2 AND token_hash = $3 FOR UPDATE")
+        .bind(findable(work_id.as_str()))
+        .bind(session_id)
+        .bind(findable(token_hash))
+        .fetch_optional(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(found.is_some())
 }
 
 /// Ends the lease that was last heard of at `seen`; whether it was still that one.

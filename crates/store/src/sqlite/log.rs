@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use engine::port::{
-    Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order, StoreError,
-    StoredRecord, Wake, WorkChange,
+    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
+    StoreError, StoredRecord, Wake, WorkChange,
 };
 use futures::TryStreamExt as _;
 use session::id::SessionId;
@@ -207,9 +207,14 @@ async fn write(
     let queued = match &append.work {
         WorkChange::None => false,
         WorkChange::Ensure { work_id } => work_queue::ensure(connection, work_id, session, now).await?,
-        WorkChange::EndLease { work_id, seen, requeue } => {
-            work_queue::end_lease(connection, work_id, &session.id, *seen, *requeue, now).await?;
-            *requeue
+        WorkChange::EndLease { work_id, seen, then } => {
+            let requeue = *then == AfterLease::Requeue;
+            work_queue::end_lease(connection, work_id, &session.id, *seen, requeue, now).await?;
+            match then {
+                AfterLease::Requeue => true,
+                AfterLease::Stop => false,
+                AfterLease::Replace { work_id } => work_queue::ensure(connection, work_id, session, now).await?,
+            }
         }
         WorkChange::Stop => {
             work_queue::stop_session(connection, &session.id, now).await?;

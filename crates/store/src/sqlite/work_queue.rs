@@ -69,7 +69,12 @@ impl WorkQueue for SqliteStore {
             .await
     }
 
-    async fn acknowledge(&self, pool: &Pool, work_id: &WorkId) -> Result<Acknowledged, StoreError> {
+    async fn acknowledge(
+        &self,
+        pool: &Pool,
+        work_id: &WorkId,
+        ttl_seconds: Option<u32>,
+    ) -> Result<Acknowledged, StoreError> {
         let (pool, work_id, now) = (pool.clone(), work_id.clone(), self.now());
         self.writer
             .write(move |connection| {
@@ -78,11 +83,13 @@ impl WorkQueue for SqliteStore {
                         return Ok(Acknowledged::NotFound);
                     }
                     let found = query(
-                        "UPDATE work_items SET state = 'starting', acknowledged_at = ?2 \
+                        "UPDATE work_items SET state = 'starting', acknowledged_at = ?2, \
+                         lease_ttl_seconds = COALESCE(?3, lease_ttl_seconds) \
                          WHERE id = ?1 AND state = 'queued' AND handed_out_at IS NOT NULL RETURNING *",
                     )
                     .bind(work_id.as_str())
                     .bind(now)
+                    .bind(work::lease_ttl(ttl_seconds))
                     .fetch_optional(connection)
                     .await
                     .map_err(store_error)?;

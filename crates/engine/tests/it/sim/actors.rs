@@ -162,7 +162,7 @@ impl Worker<'_> {
             let polled = node.request(node.world.work.poll(&pool, &self.name, 5_000, &token)).await;
             let Ok(Ok(Some(item))) = polled else { continue };
             self.process.step(20).await;
-            let acknowledged = node.request(node.world.work.acknowledge(&pool, &item.id)).await;
+            let acknowledged = node.request(node.world.work.acknowledge(&pool, &item.id, None)).await;
             if let Ok(Ok(Acknowledged::Yes(item))) = acknowledged {
                 self.hold(&item, &token).await;
             }

@@ -198,8 +198,8 @@ impl WorkQueue for FaultyStore {
     ) -> Result<Option<WorkItem>, StoreError> {
         self.process.call(1, self.store.poll(pool, worker, reclaim_ms, hash)).await
     }
-    async fn acknowledge(&self, pool: &Pool, id: &WorkId) -> Result<Acknowledged, StoreError> {
-        self.process.call(1, self.store.acknowledge(pool, id)).await
+    async fn acknowledge(&self, pool: &Pool, id: &WorkId, ttl: Option<u32>) -> Result<Acknowledged, StoreError> {
+        self.process.call(1, self.store.acknowledge(pool, id, ttl)).await
     }
     async fn heartbeat(
         &self,

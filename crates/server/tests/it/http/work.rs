@@ -200,6 +200,14 @@ async fn applications_read_and_label_items() {
         refused.error(403, "permission_error");
     }
     rig.worker(Method::GET, &format!("/{id}")).await.error(403, "permission_error");
+    let label = rig.api.call_as(&rig.key, Method::POST, &path, Some(&json!({"metadata": {}}))).await;
+    label.error(403, "permission_error");
+    let key = rig.api.environment_key(&rig.api.environment("self_hosted").await).await;
+    for (method, rest) in [(Method::GET, ""), (Method::GET, "/poll"), (Method::GET, "/stats"), (Method::POST, "/x/ack")]
+    {
+        let refused = rig.api.call_as(&key, method, &rig.path(rest), None).await;
+        refused.error(403, "permission_error");
+    }
     for query in ["block_ms=0", "block_ms=1000", "reclaim_older_than_ms=x", "block=5"] {
         rig.worker(Method::GET, &format!("/poll?{query}")).await.invalid();
     }
@@ -258,4 +266,97 @@ async fn refusals_of_workers_are_counted() {
     post(WORKER_KEY, json!({"counts": {}})).await.error(403, "permission_error");
     let expected = [("address".to_owned(), 3), ("not_allowed".to_owned(), 1)];
     assert_eq!(*heard.0.lock().unwrap(), expected, "a report that is refused counts nothing");
+}
+
+#[tokio::test]
+async fn a_lease_is_as_long_as_the_server_says_unless_the_worker_asks() {
+    let api = Api::build(true, HttpLimits { lease_seconds: 11, ..HttpLimits::default() }).await;
+    let agent = api.agent().await;
+    let rig = Rig::with(api, &agent, "self_hosted", "call bash").await;
+    let (id, token) = rig.hold().await;
+    let beat = async |query: &str| {
+        let path = rig.path(&format!("/{id}/heartbeat{query}"));
+        rig.api.call_as(&token, Method::POST, &path, None).await.ok()["ttl_seconds"].clone()
+    };
+    assert_eq!(beat("").await, 11);
+    assert_eq!(beat("?desired_ttl_seconds=1").await, 3);
+    assert_eq!(beat("?desired_ttl_seconds=4000").await, 300);
+    assert_eq!(beat("").await, 300, "what was once asked for stays");
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_was_never_given_is_an_empty_text() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, token) = rig.take().await;
+    rig.worker(Method::POST, &format!("/{id}/ack")).await.ok();
+    let path = format!("/{id}/heartbeat?expected_last_heartbeat=2020-01-01T00:00:00Z");
+    let mismatch = rig.api.call_as(&token, Method::POST, &rig.path(&path), None).await;
+    let current = &mismatch.body["error"]["details"]["current_state"];
+    let expected = json!({"state": "starting", "last_heartbeat": "", "ttl_seconds": 30, "lease_extended": false});
+    assert_eq!((mismatch.status, current), (StatusCode::PRECONDITION_FAILED, &expected));
+
+    let stopping = rig.api.post(&rig.path(&format!("/{id}/stop")), json!({})).await.ok();
+    assert_eq!(stopping["state"], "stopping");
+    let told = rig.api.call_as(&token, Method::POST, &rig.path(&path), None).await.ok();
+    assert_eq!(
+        told,
+        json!({"type": "work_heartbeat", "state": "stopping", "last_heartbeat": "", "ttl_seconds": 30,
+               "lease_extended": false}),
+        "what stops is not compared",
+    );
+}
+
+#[tokio::test]
+async fn an_item_is_handed_to_another_worker_until_one_acknowledges_it() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, first) = rig.take().await;
+    assert_eq!(rig.worker(Method::GET, "/poll").await.ok(), Value::Null, "the first may still acknowledge it");
+    let again = rig.worker(Method::GET, "/poll?block_ms=999&reclaim_older_than_ms=1").await.ok();
+    assert_eq!((&again["id"], &again["state"]), (&json!(id), &json!("queued")));
+    let stats = rig.worker(Method::GET, "/stats").await.ok();
+    assert_eq!((&stats["depth"], &stats["pending"]), (&json!(0), &json!(1)));
+    assert!(stats["oldest_queued_at"].is_string(), "{stats}");
+    let beat = rig.path(&format!("/{id}/heartbeat?expected_last_heartbeat=NO_HEARTBEAT"));
+    let lost = rig.api.call_as(&first, Method::POST, &beat, None).await;
+    assert_eq!(lost.status, StatusCode::PRECONDITION_FAILED, "its token ended with the second poll");
+    assert_eq!(lost.code(), "heartbeat_precondition_failed");
+    rig.worker(Method::POST, &format!("/{id}/ack")).await.ok();
+}
+
+#[tokio::test]
+async fn an_item_ends_with_its_session() {
+    let rig = Rig::start("self_hosted").await;
+    let (id, token) = rig.hold().await;
+    let session = format!("/v1/sessions/{}", rig.session);
+    let mut stream = rig.api.follow(&rig.session).await;
+    rig.api.call_as(&token, Method::POST, &rig.events(), Some(&rig.result("done"))).await.ok();
+    stream.until("session.status_idle").await;
+    rig.api.post(&format!("{session}/archive"), json!({})).await.ok();
+    assert_eq!(rig.api.get(&rig.path(&format!("/{id}"))).await.ok()["state"], "stopping", "its holder is told");
+    rig.api.delete(&session).await.ok();
+    let beat = rig.api.call_as(&token, Method::POST, &rig.path(&format!("/{id}/heartbeat")), None).await.ok();
+    assert_eq!((&beat["state"], &beat["lease_extended"]), (&json!("stopping"), &json!(false)));
+    let (stop, force) = (rig.path(&format!("/{id}/stop")), json!({"force": true}));
+    assert_eq!(rig.api.call_as(&token, Method::POST, &stop, Some(&force)).await.ok()["state"], "stopped");
+    assert_eq!(rig.worker(Method::GET, "/poll").await.ok(), Value::Null);
+}
+
+#[tokio::test]
+async fn a_dormant_session_calls_for_a_worker_again() {
+    let rig = Rig::start("self_hosted").await;
+    let (first, token) = rig.hold().await;
+    rig.api.call_as(&token, Method::GET, &rig.events(), None).await.ok();
+    rig.api.post(&rig.path(&format!("/{first}/stop")), json!({"force": true})).await.ok();
+    assert_eq!(rig.worker(Method::GET, "/poll").await.ok(), Value::Null, "nothing is left to run");
+    let interrupt = json!({"events": [{"type": "user.interrupt"}]});
+    rig.api.post(&rig.events(), interrupt).await.ok();
+    let (second, _) = rig.take().await;
+    assert_ne!(second, first, "an item that stopped stays stopped");
+    let stop = rig.api.post(&rig.path(&format!("/{second}/stop")), json!({})).await.ok();
+    assert_eq!(stop["state"], "stopped", "nobody holds it");
+    rig.api.say(&rig.session, "go on").await.ok();
+    let (third, _) = rig.take().await;
+    let listed = rig.worker(Method::GET, "").await.ok();
+    let listed: Vec<String> = listed["data"].as_array().unwrap().iter().map(|item| item["id"].text()).collect();
+    assert_eq!(listed, [third, second, first], "newest first");
 }
