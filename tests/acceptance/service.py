@@ -43,15 +43,15 @@ class Service:
         if database_url:
             self.settings["POSTGRES_URL"] = database_url
         self.url = ""
+        self.metrics_url = ""
         self.output: collections.deque[str] = collections.deque(maxlen=400)
         self._process: subprocess.Popen[str] | None = None
         self._clients: list[anthropic.Anthropic] = []
 
-    def start(self, **settings: str) -> "Service":
-        """Starts the server and returns when it has said where it listens. `settings` hold for this start alone."""
-        assert self._process is None, "the server already runs"
+    def environment(self, **settings: str) -> dict[str, str]:
+        """What the server's processes see of the world, `settings` included."""
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LLVM_PROFILE_FILE", "TMPDIR")}
-        environment = {
+        return {
             **kept,
             "AGENT_API_KEY": API_KEY,
             "AGENT_DATA_DIR": str(self.folder / "data"),
@@ -61,10 +61,25 @@ class Service:
             **self.settings,
             **settings,
         }
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a subcommand beside the server, on the same data."""
+        command = [executable(), *arguments]
+        return subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=60)
+
+    def configure(self, text: str) -> "Service":
+        """Writes the configuration file that every later start reads."""
+        (self.folder / "config.yaml").write_text(text)
+        self.settings["AGENT_CONFIG"] = str(self.folder / "config.yaml")
+        return self
+
+    def start(self, **settings: str) -> "Service":
+        """Starts the server and returns when it has said where it listens. `settings` hold for this start alone."""
+        assert self._process is None, "the server already runs"
         self._process = subprocess.Popen(
             [executable(), "serve"],
             cwd=self.folder,
-            env=environment,
+            env=self.environment(**settings),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,6 +102,8 @@ class Service:
         assert process.stdout is not None
         for line in process.stdout:
             self.output.append(line.rstrip("\n"))
+            if found := re.search(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", line):
+                self.metrics_url = found.group(1)
             if found := re.search(r"listening on (http://127\.0\.0\.1:\d+)", line):
                 addresses.put(found.group(1))
         addresses.put(None)
@@ -146,6 +163,13 @@ class Service:
         """A plain HTTP client with the server's key."""
         headers = {"x-api-key": API_KEY, "anthropic-version": "2023-06-01"}
         return httpx.Client(**{"base_url": self.url, "headers": headers, "timeout": 60, **options})
+
+    def metric(self, name: str) -> float:
+        """A metric without labels of its own, as the server tells it now."""
+        page = httpx.get(self.metrics_url, timeout=60).text
+        found = re.search(rf"^{name}(?:{{[^}}]*}})? ([0-9.]+)$", page, re.MULTILINE)
+        assert found, f"no metric {name} in:\n{page}"
+        return float(found.group(1))
 
     def tail(self) -> str:
         return "\n".join(self.output)
