@@ -5,10 +5,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::client::ApiError;
+use super::connected::ConnectedSandbox;
 use super::pending::{Call, Calls};
 use super::session::Context;
+use crate::sandbox::CallEnd;
 use crate::sandbox::protocol::ToolOutcome;
-use crate::sandbox::{CallEnd, Sandbox};
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +27,10 @@ pub(crate) enum Finished {
 /// `cancelled` kills it with all its descendants; a finished result is then not delivered any more.
 pub(crate) async fn run(
     context: &Context,
-    mut sandbox: Option<Sandbox>,
+    mut sandbox: Option<ConnectedSandbox>,
     call: Call,
     cancelled: &CancellationToken,
-) -> (Option<Sandbox>, Finished) {
+) -> (Option<ConnectedSandbox>, Finished) {
     if let Some(finished) = record_start(context, &call, cancelled).await {
         return (sandbox, finished);
     }
@@ -59,13 +60,13 @@ async fn record_start(context: &Context, call: &Call, cancelled: &CancellationTo
 
 async fn perform(
     context: &Context,
-    sandbox: &mut Option<Sandbox>,
+    sandbox: &mut Option<ConnectedSandbox>,
     call: &Call,
     cancelled: &CancellationToken,
 ) -> CallEnd {
     let mut held = match sandbox.take() {
         Some(held) => held,
-        None => match Sandbox::start(&context.sandbox, &context.session_id).await {
+        None => match ConnectedSandbox::start(context).await {
             Ok(started) => started,
             Err(error) => {
                 tracing::error!(session_id = context.session_id, %error, "no sandbox for the session's tools");

@@ -7,9 +7,9 @@
 mod backoff;
 mod call;
 mod client;
+mod connected;
 mod feed;
 mod lease;
-#[cfg_attr(not(test), expect(dead_code, reason = "no sandbox makes a listener yet"))]
 mod network;
 mod pending;
 mod session;
@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
+use crate::egress::Egress;
 use crate::sandbox::config::{Confinement, SandboxConfig};
 use crate::{ProbeReport, probe, sandbox, settle};
 use backoff::Backoff;
@@ -57,7 +58,9 @@ pub async fn run(mut config: WorkerConfig, shutdown: CancellationToken) -> Resul
     let client = Client::new(&config).map_err(|error| WorkerError::Client(error.to_string()))?;
     let room_wanted = Arc::new(Notify::new());
     let client = Arc::new(client);
-    let worker = Arc::new(Worker { config, client, shutdown, room_wanted, workspaces: Workspaces::default() });
+    let egress = Egress::new(config.network.clone());
+    let workspaces = Workspaces::default();
+    let worker = Arc::new(Worker { config, client, egress, shutdown, room_wanted, workspaces });
     let slots = Arc::new(Semaphore::new(worker.config.max_sessions.max(1)));
     let mut sessions = JoinSet::new();
     let result = tokio::select! {
@@ -100,6 +103,7 @@ async fn check_confinement(config: &WorkerConfig) -> Result<SandboxConfig, Worke
 struct Worker {
     config: WorkerConfig,
     client: Arc<Client>,
+    egress: Egress,
     shutdown: CancellationToken,
     /// Asks one idle session to leave. Idle sessions wait for it in the order in which they fell quiet, so the one
     /// that has been quiet for longest goes.
@@ -200,6 +204,7 @@ impl Worker {
         let context = Context {
             client: self.client.clone(),
             sandbox: self.config.sandbox.clone(),
+            egress: self.egress.clone(),
             session_id: item.data.id.clone(),
             token: token.clone(),
             idle_timeout: self.config.idle_timeout,

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::call::{self, Finished};
 use super::client::Client;
+use super::connected::ConnectedSandbox;
 use super::feed::{self, News};
 use super::lease::{Lease, LeaseEnd};
 use super::pending::Calls;
 use super::wire::Event;
-use crate::sandbox::Sandbox;
+use crate::egress::Egress;
 use crate::sandbox::config::SandboxConfig;
 use crate::secret::Secret;
 
@@ -24,6 +25,7 @@ use crate::secret::Secret;
 pub(crate) struct Context {
     pub client: Arc<Client>,
     pub sandbox: SandboxConfig,
+    pub egress: Egress,
     pub session_id: String,
     /// The item's token: it opens this session and this item, and nothing else.
     pub token: Secret,
@@ -59,7 +61,7 @@ pub(crate) async fn serve(context: &Context, lease: &Lease, shutdown: &Cancellat
     tokio::pin!(stopped);
     let (status, sandbox) = tokio::select! {
         // The sandbox is warm by the time the first call is known.
-        started = async { tokio::join!(status(context), Sandbox::start(&context.sandbox, &context.session_id)) } => started,
+        started = async { tokio::join!(status(context), ConnectedSandbox::start(context)) } => started,
         release = &mut stopped => return release,
     };
     let sandbox = sandbox
@@ -104,7 +106,7 @@ async fn status(context: &Context) -> Result<bool, Release> {
     }
 }
 
-type CallFuture<'a> = Pin<Box<dyn Future<Output = (Option<Sandbox>, Finished)> + Send + 'a>>;
+type CallFuture<'a> = Pin<Box<dyn Future<Output = (Option<ConnectedSandbox>, Finished)> + Send + 'a>>;
 
 /// The call that runs now. It holds the sandbox meanwhile.
 struct Running<'a> {
@@ -117,7 +119,7 @@ struct Service<'a> {
     context: &'a Context,
     feed: tokio::sync::mpsc::Receiver<News>,
     calls: Calls,
-    sandbox: Option<Sandbox>,
+    sandbox: Option<ConnectedSandbox>,
     running: Option<Running<'a>>,
     is_idle: bool,
     quiet_since: Instant,
@@ -197,7 +199,7 @@ impl Service<'_> {
         None
     }
 
-    fn finished(&mut self, sandbox: Option<Sandbox>, finished: Finished) -> Option<Release> {
+    fn finished(&mut self, sandbox: Option<ConnectedSandbox>, finished: Finished) -> Option<Release> {
         self.quiet_since = Instant::now();
         self.sandbox = sandbox;
         let running = self.running.take().expect("only a running call finishes");
@@ -218,7 +220,7 @@ impl Service<'_> {
 }
 
 /// Resolves with the running call, never if there is none.
-async fn finish(running: &mut Option<Running<'_>>) -> (Option<Sandbox>, Finished) {
+async fn finish(running: &mut Option<Running<'_>>) -> (Option<ConnectedSandbox>, Finished) {
     match running {
         Some(running) => running.future.as_mut().await,
         None => std::future::pending().await,
