@@ -6,6 +6,7 @@ mod egress;
 mod egress_rig;
 mod files;
 mod hostile;
+mod network;
 mod probe;
 mod queue;
 mod server;
