@@ -5,11 +5,13 @@
 //! same requests with the same frames and does nothing else but one INSERT a turn ([`floor`]). Both are driven over
 //! loopback by the same clients ([`load`]), in the same run, on the same machine; CPU time and memory are the
 //! kernel's figures for the child. Time and counts are bounded, and both children end with the run.
+//! With `--tools` it measures sandboxes instead ([`tools`]).
 
 mod figures;
 mod floor;
 mod load;
 mod subject;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +49,12 @@ pub(super) struct BenchArguments {
     /// Event at which the cost of an append is compared with that at the beginning.
     #[arg(long, default_value_t = 100_000)]
     event: usize,
+    /// Measure what the confinement of tools costs, instead of the server.
+    #[arg(long, conflicts_with_all = ["postgres", "sessions", "token_streams", "streams", "seconds", "event"])]
+    tools: bool,
+    /// Sandboxes that live at the same time, with `--tools`.
+    #[arg(long, default_value_t = 200, requires = "tools")]
+    sandboxes: usize,
     /// Run as the floor, for the process that measures.
     #[arg(long, hide = true, value_name = "FOLDER")]
     as_floor: Option<PathBuf>,
@@ -76,7 +84,13 @@ pub(super) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     }
     super::serve::raise_descriptor_limit();
     let folder = make_folder()?;
-    let report = small_runtime()?.block_on(measure(&arguments, &folder));
+    let report = small_runtime()?.block_on(async {
+        if arguments.tools {
+            tools::measure(&folder, arguments.sandboxes.max(1)).await
+        } else {
+            measure(&arguments, &folder).await
+        }
+    });
     std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     let report = report?;
     if arguments.json {
@@ -137,7 +151,7 @@ async fn measure(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Re
         goal: figures::at_most(1.2),
     });
     let database = if arguments.postgres.is_some() { "PostgreSQL" } else { "SQLite" };
-    Ok(Report { database, cores: std::thread::available_parallelism().map_or(1, usize::from), figures })
+    Ok(Report { subject: database, cores: std::thread::available_parallelism().map_or(1, usize::from), figures })
 }
 
 /// One child's figures.

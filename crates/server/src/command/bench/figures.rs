@@ -50,7 +50,8 @@ pub(super) struct Figure {
 
 /// Everything that was measured.
 pub(super) struct Report {
-    pub(super) database: &'static str,
+    /// The database or, for tools, the level of confinement.
+    pub(super) subject: &'static str,
     pub(super) cores: usize,
     pub(super) figures: Vec<Figure>,
 }
@@ -68,13 +69,13 @@ impl Report {
                 "met": figure.goal.is_met(figure.reached),
             })
         });
-        json!({"database": self.database, "cores": self.cores, "figures": figures.collect::<Vec<_>>()})
+        json!({"subject": self.subject, "cores": self.cores, "figures": figures.collect::<Vec<_>>()})
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} cores, {}", self.cores, self.database)?;
+        writeln!(f, "{} cores, {}", self.cores, self.subject)?;
         let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
         writeln!(f, "{:width$}  {:>12}  {:>12}  {:>6}  {:8}", "figure", "reached", "floor", "ratio", "goal")?;
         for figure in &self.figures {
@@ -97,7 +98,7 @@ mod tests {
     fn a_goal_that_is_missed_is_said() {
         let figure = |reached, goal| Figure { name: "n".into(), unit: "ms", reached, floor: Some(2.0), goal };
         let report = Report {
-            database: "SQLite",
+            subject: "SQLite",
             cores: 2,
             figures: vec![figure(1.0, at_most(1.5)), figure(1.0, at_least(1.5))],
         };

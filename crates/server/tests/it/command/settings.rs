@@ -118,3 +118,16 @@ fn bench_measures_every_figure_beside_its_floor() {
         assert!(figure["reached"].as_f64().unwrap() > 0.0, "{figure}");
     }
 }
+
+#[test]
+fn bench_measures_what_confinement_costs() {
+    let output = run(&["bench", "--tools", "--sandboxes", "2", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    let named = |name: &str| figures.iter().find(|figure| figure["figure"] == name).unwrap();
+    assert_eq!(figures.len(), 4, "{report}");
+    assert_eq!(named("sessions with a live shell")["reached"], 2.0);
+    assert!(named("memory of an idle sandbox")["reached"].as_f64().unwrap() > 0.0);
+    assert!(named("later bash call, beyond sh -c")["floor"].as_f64().unwrap() > 0.0);
+}
