@@ -24,7 +24,7 @@ use super::protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode
 use super::quota::Quota;
 use super::shell::{self, Ended, Shell};
 use crate::tools::output;
-use crate::tools::workspace::{SESSION_FOLDERS, Workspace};
+use crate::tools::workspace::{NAME, SESSION_FOLDERS, Workspace};
 
 const BASH_TIMEOUT_DEFAULT_MS: u64 = 120_000;
 /// How often the count of all processes of the host is looked at, which is one cheap call.
@@ -93,8 +93,10 @@ struct Supervisor {
     running: Option<Running>,
     census: Census,
     quota: Quota,
-    /// Told at the head of the next bash result: what happened to the session's processes between calls.
+    /// Told at the head of the next bash result: what happened to the session's processes between calls, or where its
+    /// folders lie.
     notice: Option<String>,
+    has_told_paths: bool,
 }
 
 impl Supervisor {
@@ -107,7 +109,17 @@ impl Supervisor {
         let census = Census::new(&settings.limits);
         let quota = Quota::new(&settings.limits);
         let (shell, files) = (Some(shell), Some(files));
-        Ok(Self { settings, workspace, shell, files, running: None, census, quota, notice: None })
+        Ok(Self {
+            settings,
+            workspace,
+            shell,
+            files,
+            running: None,
+            census,
+            quota,
+            notice: None,
+            has_told_paths: false,
+        })
     }
 
     fn serve(&mut self) {
@@ -209,6 +221,7 @@ impl Supervisor {
         };
         let timeout_ms = input.timeout_ms.filter(|timeout_ms| *timeout_ms > 0).unwrap_or(BASH_TIMEOUT_DEFAULT_MS);
         ensure_folders(&self.workspace);
+        self.tell_paths(&command);
         match self.ensure_shell() {
             Ok(shell) => shell.begin(&command),
             Err(outcome) => return done(call, outcome),
@@ -221,6 +234,21 @@ impl Supervisor {
             timeout_ms,
             deadline: now.checked_add(Duration::from_millis(timeout_ms)).unwrap_or(now + Duration::from_secs(3600)),
         });
+    }
+
+    /// Where the documented paths do not exist, the model learns the real ones with the first command that names one.
+    fn tell_paths(&mut self, command: &str) {
+        let has_paths = self.settings.confinement == Confinement::Namespaces;
+        let names_one =
+            || SESSION_FOLDERS.iter().map(|folder| folder.path).chain([NAME]).any(|path| command.contains(path));
+        if has_paths || self.has_told_paths || !names_one() {
+            return;
+        }
+        self.has_told_paths = true;
+        let real = self.settings.workspace.display();
+        let folders = SESSION_FOLDERS.map(|folder| format!("{} is {real}/{}", folder.path, folder.inside));
+        let text = format!("in bash, unlike in the file tools, {NAME} is {real}, {}", folders.join(", "));
+        self.notice.get_or_insert(text);
     }
 
     fn ensure_shell(&mut self) -> Result<&mut Shell, ToolOutcome> {
@@ -370,6 +398,14 @@ impl Supervisor {
             None => {}
         }
     }
+}
+
+/// Whether a command names an absolute path, not one that merely ends likewise.
+fn names_path(command: &str, path: &str) -> bool {
+    command.match_indices(path).any(|(at, _)| {
+        let before = command[..at].chars().next_back();
+        before.is_none_or(|before| before.is_whitespace() || "'\"=:<>(".contains(before))
+    })
 }
 
 /// Makes the folders that the session's programs take for given, should a command have removed them. A link that one put

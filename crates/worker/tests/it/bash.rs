@@ -13,6 +13,7 @@ at_every_level!(
     a_timeout_kills_the_shell_and_is_an_error,
     the_environment_is_a_fixed_list,
     temporary_files_outlast_a_clean_workspace,
+    documented_paths_work_or_are_explained_once,
     the_end_of_a_long_output_is_kept_and_previewed,
 );
 
@@ -108,4 +109,23 @@ async fn temporary_files_outlast_a_clean_workspace(place: Place) {
     assert_eq!(tools.bash("cat \"${TMPDIR:-/tmp}/a\"").await, "written");
     tools.bash("echo made >\"${TMPDIR:-/tmp}/b\"").await;
     assert_eq!(tools.ok("read", json!({"file_path": "/tmp/b"})).await, "made\n");
+}
+
+async fn documented_paths_work_or_are_explained_once(place: Place) {
+    let mut tools = place.sandbox().await;
+    tools.ok("write", json!({"file_path": "/workspace/a", "content": "a"})).await;
+    tools.ok("write", json!({"file_path": "/mnt/session/outputs/b", "content": "b"})).await;
+    if place.has_namespaces() {
+        assert_eq!(tools.bash("cat /workspace/a /mnt/session/outputs/b").await, "ab");
+        assert!(tools.bash_error("touch /mnt/session/uploads/c").await.contains("Read-only file system"));
+        assert!(tools.bash_error("touch /c").await.contains("Read-only file system"));
+        return;
+    }
+    let workspace = place.workspace();
+    let text = tools.bash_error("cat /workspace/a").await;
+    let explained = format!("[in bash, unlike in the file tools, /workspace is {}, /tmp is ", workspace.display());
+    assert!(text.starts_with(&explained) && text.ends_with("/workspace/a: No such file or directory"), "{text}");
+    let real = workspace.join(".agent/session/outputs/b");
+    assert!(text.contains(&format!("/mnt/session/outputs is {}", real.parent().unwrap().display())), "{text}");
+    assert_eq!(tools.bash(&format!("cat {} # not /workspace", real.display())).await, "b");
 }
