@@ -37,10 +37,11 @@ mod system;
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value;
+use std::fs::Permissions;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -295,6 +296,8 @@ fn prepare(config: &SandboxConfig, session_id: &str) -> Result<PathBuf, SandboxE
         .recursive(true)
         .mode(0o700)
         .create(&path)
+        // An earlier command may have taken the rights away.
+        .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o700)))
         .and_then(|()| path.canonicalize())
         .map_err(|source| SandboxError::Workspace { path, source })
 }
@@ -302,10 +305,34 @@ fn prepare(config: &SandboxConfig, session_id: &str) -> Result<PathBuf, SandboxE
 /// Removes a deleted session's workspace.
 pub async fn remove_workspace(config: &SandboxConfig, session_id: &str) -> Result<(), SandboxError> {
     let path = workspace_path(&config.workspaces_dir, session_id)?;
-    match tokio::fs::remove_dir_all(&path).await {
+    let removed = match tokio::fs::remove_dir_all(&path).await {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let locked = path.clone();
+            let unlocked = tokio::task::spawn_blocking(move || unlock(locked)).await;
+            unlocked.map_err(std::io::Error::other).flatten().and(tokio::fs::remove_dir_all(&path).await)
+        }
+        result => result,
+    };
+    match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(SandboxError::Workspace { path, source: error })
         }
         _ => Ok(()),
     }
+}
+
+/// Gives the worker's user back the rights on folders that a command took away. No process of the session is left that
+/// could put a link in the way.
+fn unlock(workspace: PathBuf) -> std::io::Result<()> {
+    let mut left = vec![workspace];
+    while let Some(folder) = left.pop() {
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                left.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }

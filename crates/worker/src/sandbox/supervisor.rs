@@ -239,8 +239,8 @@ impl Supervisor {
     /// Where the documented paths do not exist, the model learns the real ones with the first command that names one.
     fn tell_paths(&mut self, command: &str) {
         let has_paths = self.settings.confinement == Confinement::Namespaces;
-        let names_one =
-            || SESSION_FOLDERS.iter().map(|folder| folder.path).chain([NAME]).any(|path| command.contains(path));
+        let mut paths = SESSION_FOLDERS.iter().map(|folder| folder.path).chain([NAME]);
+        let mut names_one = || paths.any(|path| names_path(command, path));
         if has_paths || self.has_told_paths || !names_one() {
             return;
         }

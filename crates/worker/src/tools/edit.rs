@@ -12,7 +12,7 @@ use super::workspace::{Inside, PathError, Workspace};
 use crate::sandbox::protocol::ToolOutcome;
 
 /// What an edit may make of a file.
-const RESULT_BYTES_MAX: usize = 32 * 1024 * 1024;
+const RESULT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 #[derive(Deserialize)]
 struct WriteInput {

@@ -6,7 +6,7 @@
 //! `RESOLVE_NO_SYMLINKS`), so a link that is swapped in between is an error, not an escape.
 //! Behind it stands the file helper's Landlock domain, which knows the workspace alone.
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -298,10 +298,20 @@ impl Workspace {
         Ok(())
     }
 
-    /// Makes a folder of the service's own, and those above it, unless it is there.
+    /// Makes a folder of the service's own, and those above it, usable, whether it is missing or a command took the
+    /// rights to it away.
     pub(crate) fn ensure_folder(&self, inside: &str) -> Result<Inside, PathError> {
-        let path = self.resolve(inside)?;
-        self.create_parents(&path.join("file".as_ref()))?;
+        let mut path = Inside::default();
+        for part in Path::new(inside).components() {
+            path = path.join(part.as_ref());
+            self.create_parents(&path.join("file".as_ref()))?;
+            let folder = self.open(&path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+            let mode = Mode::from_raw_mode(rustix::fs::fstat(&folder)?.st_mode);
+            if !mode.contains(Mode::RWXU) {
+                // A descriptor that only names a folder takes no fchmod; its link in /proc does.
+                rustix::fs::chmod(format!("/proc/self/fd/{}", folder.as_raw_fd()), mode | Mode::RWXU)?;
+            }
+        }
         Ok(path)
     }
 

@@ -31,9 +31,6 @@ mod text;
 /// Printed by an attempt that got what it must not get, where nobody outside can see it.
 pub(crate) const BREACH: &str = "BREACH";
 
-/// Stands for every level in [`Attack::open_at`].
-pub(crate) const ANY_LEVEL: &str = "any";
-
 /// What an attack is aimed at; the sections of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Area {
@@ -109,7 +106,7 @@ pub(crate) enum Ending {
     Removed,
 }
 
-/// What an answer must be besides harmless, given its text, its error flag and the template's values.
+/// What an answer must be besides harmless, given its text.
 pub(crate) type Expectation = fn(&str) -> bool;
 
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +125,7 @@ pub(crate) struct Attack {
     pub ending: Ending,
     pub control: Control,
     pub expected: Option<Expectation>,
-    /// The level by name that does not hold it, and why. The run demands that it is so.
+    /// The level that does not hold it, by its name, and why. The run demands that it is so.
     pub open_at: Option<(&'static str, &'static str)>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{ANY_LEVEL, Attack, corpus};
+use super::{Attack, corpus};
 
 const BEGIN: &str = "<!-- attacks: begin -->\n";
 const END: &str = "<!-- attacks: end -->\n";
@@ -62,10 +62,7 @@ fn table() -> String {
         )
         .unwrap();
         for attack in attacks {
-            let open = attack.open_at.map(|(level, why)| match level {
-                ANY_LEVEL => format!(" *Not held yet: {why}*"),
-                level => format!(" *Not held at the level `{level}`: {why}*"),
-            });
+            let open = attack.open_at.map(|(level, why)| format!(" *Not held at the level `{level}`: {why}*"));
             writeln!(
                 text,
                 "| `{}` | `{}` | {} | {}{} |",

@@ -19,9 +19,19 @@ sub breach { print "%head%", "%tail%: @_\n" }
 sub gained { my $name = $_[0]; my $result = sys(@_); breach($name) if $result != -1; $result }
 sub let_in { my $name = $_[0]; return unless exists $n{$name}; my $result = sys(@_);
   breach("$name: $!") unless $result == -1 && ($!{EPERM} || $!{ENOSYS} || $!{EACCES} || $!{EOPNOTSUPP}) }
-sub ask { my ($host, $port) = ($ENV{http_proxy} || "http://127.0.0.1:9") =~ m{([\d.]+):(\d+)}; socket my $s, PF_INET, SOCK_STREAM, 0 or return "";
-  connect $s, pack_sockaddr_in($port, inet_aton($host)) or return ""; syswrite $s, $_[0]; my ($all, $ready) = ("");
-  while (vec($ready, fileno $s, 1) = 1, select $ready, undef, undef, 0.3) { sysread $s, my $part, 4096 or last; $all .= $part; syswrite $s, "more" if $all =~ /^HTTP\S+ 200/ } $all }
+sub ask {
+  my ($host, $port) = ($ENV{http_proxy} || "http://127.0.0.1:9") =~ m{([\d.]+):(\d+)};
+  socket my $proxy, PF_INET, SOCK_STREAM, 0 or return "";
+  connect $proxy, pack_sockaddr_in($port, inet_aton($host)) or return "";
+  syswrite $proxy, $_[0];
+  my ($answer, $ready) = ("");
+  while (vec($ready, fileno $proxy, 1) = 1, select $ready, undef, undef, 0.3) {
+    sysread $proxy, my $part, 4096 or last;
+    $answer .= $part;
+    syswrite $proxy, "more" if $answer =~ /^HTTP\S+ 200/;
+  }
+  $answer
+}
 sub at { unpack "J", pack "P", $_[0] }
 "#;
 

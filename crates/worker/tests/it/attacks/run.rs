@@ -11,8 +11,8 @@ use worker::Confinement;
 use worker::sandbox::{CallEnd, remove_workspace};
 
 use super::scene::Scene;
-use super::{ANY_LEVEL, Attack, Attempt, BREACH, Control, Ending, corpus, perl, proxy};
-use crate::support::{SECRET, has_namespaces};
+use super::{Attack, Attempt, BREACH, Control, Ending, corpus, perl, proxy};
+use crate::support::{SECRET, SESSION, has_namespaces};
 
 /// Longer than any call of the corpus may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ async fn no_attack_succeeds_at_any_level() {
     let (mut failures, mut unneeded) = (Vec::new(), Vec::new());
     for (level, confinement) in levels() {
         let (mut tried, mut open) = (0, 0);
-        let is_open = |attack: &Attack| attack.open_at.is_some_and(|(at, _)| at == level || at == ANY_LEVEL);
+        let is_open = |attack: &Attack| attack.open_at.is_some_and(|(at, _)| at == level);
         let mut scene = Scene::new(confinement, 0).await;
         for attack in corpus().into_iter().flat_map(|(_, attacks)| attacks) {
             let breaches = run(&mut scene, attack).await;
@@ -74,6 +74,28 @@ async fn attacks_succeed_where_nothing_stops_them() {
     }
     report(format_args!("controls: {tried} tried unconfined, {} failed, {skipped} not possible here", failures.len()));
     assert!(failures.is_empty(), "these prove nothing, they fail without confinement too: {failures:?}");
+}
+
+/// An attempt with a mistake in it would be held by everything.
+#[test]
+fn attempts_are_programs() {
+    /// Unfinished on purpose.
+    const UNFINISHED: &str = "unfinished-input";
+    let names = regex::Regex::new("%[a-z_]+%").unwrap();
+    let mut broken = Vec::new();
+    for attack in corpus().into_iter().flat_map(|(_, attacks)| attacks) {
+        let (interpreter, check, text) = match attack.attempt {
+            Attempt::Bash(text) if attack.name != UNFINISHED => ("bash", "-n", text.to_owned()),
+            Attempt::Perl(body) => ("perl", "-c", perl::program(&names.replace_all(body, "1"))),
+            _ => continue,
+        };
+        let option = if interpreter == "bash" { "-c" } else { "-e" };
+        let output = Command::new(interpreter).args([check, option, &text]).output().unwrap();
+        if !output.status.success() {
+            broken.push(format!("{}: {}", attack.name, String::from_utf8_lossy(&output.stderr)));
+        }
+    }
+    assert!(broken.is_empty(), "\n  {}", broken.join("\n  "));
 }
 
 /// Written past the capture of the test's output, because a passing run should tell its figures too.
@@ -130,7 +152,7 @@ async fn run(scene: &mut Scene, attack: &Attack) -> Vec<String> {
     breaches
 }
 
-/// The command with the mark by which its processes are found, in a folder that is the attack's own.
+/// The command with the mark by which its processes are found.
 fn command(scene: &Scene, text: &str) -> String {
     format!("export ATTACK={}; {}", scene.token, scene.fill(text))
 }
@@ -160,7 +182,7 @@ fn judge(content: &[serde_json::Value], attack: &Attack) -> Vec<String> {
     if let Some(line) = text.lines().find(|line| line.contains(BREACH)) {
         breaches.push(line.to_owned());
     }
-    if let Some(control) = text.chars().find(|character| is_unfit(*character)) {
+    if let Some(control) = unfit(&text) {
         breaches.push(format!("the answer holds {control:?}"));
     }
     if let [block] = content
@@ -177,30 +199,40 @@ fn judge(content: &[serde_json::Value], attack: &Attack) -> Vec<String> {
     breaches
 }
 
-/// Control characters that a terminal, a log or another parser could act on. A carriage return may end a line only,
-/// which [`judge`] leaves to the attacks about it.
-fn is_unfit(character: char) -> bool {
-    character.is_control() && !matches!(character, '\t' | '\n' | '\r')
+/// A control character that a terminal, a log or another parser could act on. A carriage return may end a line.
+fn unfit(text: &str) -> Option<char> {
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let ends_line = character == '\r' && characters.peek() == Some(&'\n');
+        if character.is_control() && !ends_line && !matches!(character, '\t' | '\n') {
+            return Some(character);
+        }
+    }
+    None
 }
 
-/// Ends the attempt's processes in the way that the attack is about.
+/// Ends the attempt's processes in the way that the attack is about, and leaves the scene as it was before.
 async fn end(scene: &mut Scene, ending: Ending) -> Vec<String> {
     let mut breaches = Vec::new();
-    let Some(mut tools) = scene.tools.take() else { return breaches };
     let sleep = json!({"command": "sleep 1000", "timeout_ms": 100});
-    match ending {
-        Ending::Restarted => {}
-        Ending::TimedOut => drop(tools.0.call("bash", sleep, &CancellationToken::new()).await),
-        Ending::Cancelled => {
+    match (ending, scene.tools.take()) {
+        (_, None) => {}
+        (Ending::Restarted, tools) => {
+            scene.tools = tools;
+            breaches.extend(call(scene, "bash", json!({"restart": true})).await.err());
+        }
+        (Ending::TimedOut, tools) => {
+            scene.tools = tools;
+            breaches.extend(call(scene, "bash", sleep).await.err());
+        }
+        (Ending::Cancelled, Some(mut tools)) => {
             let cancelled = CancellationToken::new();
             cancelled.cancel();
-            drop(tools.0.call("bash", sleep, &cancelled).await);
+            breaches.extend(tools.0.call("bash", sleep, &cancelled).await.err().map(|error| error.to_string()));
+            scene.tools = Some(tools);
         }
-        Ending::Closed => {
-            tools.0.close().await;
-            tools = scene.place.sandbox().await;
-        }
-        Ending::WorkerDied => {
+        (Ending::Closed, Some(tools)) => tools.0.close().await,
+        (Ending::WorkerDied, Some(tools)) => {
             drop(tools);
             for _ in 0..1000 {
                 if scene.survivors().is_empty() {
@@ -208,27 +240,19 @@ async fn end(scene: &mut Scene, ending: Ending) -> Vec<String> {
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tools = scene.place.sandbox().await;
         }
-        Ending::Removed => {
+        (Ending::Removed, Some(tools)) => {
             tools.0.close().await;
-            if let Err(error) = remove_workspace(&scene.place.config, crate::support::SESSION).await {
-                breaches.push(format!("the workspace cannot be deleted: {error}"));
-            }
-            tools = scene.place.sandbox().await;
+            let removed = remove_workspace(&scene.place.config, SESSION).await;
+            breaches.extend(removed.err().map(|error| format!("the workspace cannot be deleted: {error}")));
         }
     }
-    if ending == Ending::Restarted {
-        let restarted = tools.outcome("bash", json!({"restart": true})).await;
-        if restarted.is_error {
-            breaches.push(format!("the shell cannot be restarted: {restarted:?}"));
-        }
-    }
+    breaches.extend(scene.start().await);
     scene.clear_workspace();
-    if tools.outcome("bash", json!({"command": "echo alive"})).await.as_text() != Some("alive") {
+    let answer = call(scene, "bash", json!({"command": "echo alive"})).await;
+    if !answer.is_ok_and(|content| content == [json!({"type": "text", "text": "alive"})]) {
         breaches.push("the sandbox does not answer as it should afterwards".to_owned());
     }
-    scene.tools = Some(tools);
     breaches
 }
 

@@ -166,6 +166,24 @@ impl Scene {
         processes_with(&format!("ATTACK={}", self.token))
     }
 
+    /// Starts the session's sandbox if there is none; says why that failed, though it was possible in the end.
+    pub(super) async fn start(&mut self) -> Option<String> {
+        if self.tools.is_some() {
+            return None;
+        }
+        match Sandbox::start(&self.place.config, SESSION).await {
+            Ok(sandbox) => {
+                self.tools = Some(Tools(sandbox));
+                None
+            }
+            Err(error) => {
+                self.clear_workspace();
+                self.tools = Some(self.place.sandbox().await);
+                Some(format!("the next sandbox does not start: {error}"))
+            }
+        }
+    }
+
     /// Where the session's workspace lies, for attempts that start outside.
     pub(super) fn workspace(&self) -> PathBuf {
         self.place.config.workspaces_dir.join(SESSION)
@@ -174,6 +192,7 @@ impl Scene {
     /// Makes the workspace as it is at the start of a session, whatever an attempt made of it.
     pub(super) fn clear_workspace(&self) {
         let workspace = self.workspace();
+        let _ = fs::set_permissions(&workspace, fs::Permissions::from_mode(0o700));
         for entry in walkdir::WalkDir::new(&workspace).into_iter().flatten().filter(|entry| entry.file_type().is_dir())
         {
             let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
