@@ -102,9 +102,7 @@ impl Sandbox {
         let workspace = prepare(config, session_id)?;
         let proxy = match config.confinement {
             Confinement::Namespaces => None,
-            Confinement::Landlock | Confinement::Off => {
-                Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(SandboxError::Proxy)?)
-            }
+            Confinement::Landlock | Confinement::Off => Some(listen().map_err(SandboxError::Proxy)?),
         };
         let proxy_port = proxy.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
         let settings = Settings {
@@ -239,6 +237,13 @@ impl Sandbox {
             }
         }
     }
+}
+
+/// A way out for a session that has no network of its own.
+fn listen() -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    rustix::net::listen(&listener, namespaces::BACKLOG)?;
+    Ok(listener)
 }
 
 fn spawn(config: &SandboxConfig, settings: &Settings) -> std::io::Result<(Child, UnixStream)> {

@@ -26,7 +26,8 @@ use super::system::{self, Fork, close_from};
 /// Where the session's way out listens, on the loopback interface of its own network. Also the port that the proxy
 /// variables name where every connection leads there anyway.
 pub(crate) const PROXY_PORT: u16 = 3128;
-const BACKLOG: i32 = 4096;
+/// More than a session may hold connections, so that those beyond the limit are told so.
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// What the supervisor holds after it has moved.
 pub(crate) struct Moved {

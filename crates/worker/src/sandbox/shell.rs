@@ -218,6 +218,10 @@ impl Shell {
                 performed(attributes::perform(workspace, &call))
             };
             answer_call(listener, &call, answer);
+            if answer == Answer::Refused(Errno::CONNREFUSED) {
+                // It was waited for: the worker may have something to say meanwhile.
+                return;
+            }
         }
     }
 

@@ -1,8 +1,6 @@
 //! Attacks through the egress proxy, at what it must not connect to.
 //!
-//! Where a sandbox has no network yet they find no proxy, and are held by that alone. They find the session's own in
-//! `http_proxy` as soon as there is one, or by connecting anywhere where every connection is answered by it.
-//! That they are proper requests is proven against [`naive`].
+//! They find the session's own in `http_proxy`. That they are proper requests is proven against [`naive`].
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

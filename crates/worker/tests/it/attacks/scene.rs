@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use worker::egress::{Egress, NetworkConfig, Policy, SessionEgress};
 use worker::sandbox::Sandbox;
 use worker::{Confinement, Limits};
 
@@ -47,6 +48,8 @@ pub(super) struct Scene {
     /// In the environment or the name of every process of the attempt.
     pub(super) token: String,
     pub(super) tools: Option<Tools>,
+    /// The session's way out, as a worker opens it: to everything that the operator has not listed.
+    egress: Option<SessionEgress>,
     bystander: Tools,
     bystander_pid: i32,
     victim: Child,
@@ -90,13 +93,16 @@ impl Scene {
         let bystander_pid = sleeping_with(&format!("BYSTANDER={token}")).await;
         let secret: [u8; SECRET.len()] = SECRET.as_bytes().try_into().unwrap();
         let memory = Box::new(secret.map(AtomicU8::new));
-        let tools = Some(place.sandbox().await);
+        let mut tools = place.sandbox().await;
+        let egress = Some(open(&mut tools));
+        let tools = Some(tools);
         let key = 0x5e00_0000 + (std::process::id() % 0xff_ff) * 0x80 + u32::try_from(number % 0x80).unwrap();
         let mut scene = Self {
             bystander_pid,
             place,
             token,
             tools,
+            egress,
             bystander,
             victim,
             _leak: leak,
@@ -173,15 +179,21 @@ impl Scene {
         }
         match Sandbox::start(&self.place.config, SESSION).await {
             Ok(sandbox) => {
-                self.tools = Some(Tools(sandbox));
+                self.hold(Tools(sandbox));
                 None
             }
             Err(error) => {
                 self.clear_workspace();
-                self.tools = Some(self.place.sandbox().await);
+                let tools = self.place.sandbox().await;
+                self.hold(tools);
                 Some(format!("the next sandbox does not start: {error}"))
             }
         }
+    }
+
+    fn hold(&mut self, mut tools: Tools) {
+        self.egress = Some(open(&mut tools));
+        self.tools = Some(tools);
     }
 
     /// Where the session's workspace lies, for attempts that start outside.
@@ -253,6 +265,11 @@ fn furnish(data: &Path) {
     // Not every file system has them; then there is nothing to steal.
     let _ =
         rustix::fs::setxattr(data.join("secret"), "user.secret", SECRET.as_bytes(), rustix::fs::XattrFlags::empty());
+}
+
+fn open(tools: &mut Tools) -> SessionEgress {
+    let listener = tools.0.take_proxy().unwrap();
+    Egress::new(NetworkConfig::default()).serve(SESSION, Policy::Unrestricted, listener).unwrap()
 }
 
 /// The supervisor and the file helper of the sandbox with this head, by the ids that they have inside.
