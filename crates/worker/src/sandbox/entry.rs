@@ -5,6 +5,7 @@
 //! Which rights each role keeps is in [`super::confine`].
 
 use rustix::fd::AsFd;
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -15,13 +16,13 @@ use std::process::Command;
 use super::config::Confinement;
 use super::confine::{self, Role};
 use super::namespaces::PROXY_PORT;
-use super::protocol::Settings;
+use super::protocol::{FrameReader, Settings};
 use super::seccomp;
 use super::supervisor;
 use super::system::close_from;
 use crate::tools::workspace::SERVICE_DIR;
 
-/// The first argument that makes an executable a sandbox process.
+/// The only argument, which makes an executable a sandbox process.
 pub(crate) const WORD: &str = "__sandbox";
 
 /// The shell's own descriptors, far above those that commands use: its output, and where it reports exit codes.
@@ -37,23 +38,30 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 ///
 /// `main` calls this before anything else: before it starts a thread, opens a file or reads its environment.
 pub fn sandbox_main() {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() != Some(WORD) {
+    if std::env::args().nth(1).as_deref() != Some(WORD) {
         return;
     }
-    let role = arguments.next().unwrap_or_default();
-    let settings = arguments.next().unwrap_or_default();
-    let code = match (serde_json::from_str(&settings), close_from(3)) {
-        (Ok(settings), Ok(())) => run(&role, settings),
+    let code = match (close_from(3), read_settings()) {
+        (Ok(()), Some(settings)) => supervisor::main(settings),
         _ => 2,
     };
     std::process::exit(code);
 }
 
-fn run(role: &str, settings: Settings) -> i32 {
-    match role {
-        "supervisor" => supervisor::main(settings),
-        _ => 2,
+/// The worker's first frame. Not on the command line, where the session's own tools could read paths of the host.
+fn read_settings() -> Option<Settings> {
+    let mut frames = FrameReader::default();
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some(frame) = frames.next_frame().ok()? {
+            return serde_json::from_slice(&frame).ok();
+        }
+        match rustix::io::read(std::io::stdin(), &mut chunk) {
+            Ok(0) => return None,
+            Ok(length) => frames.push(&chunk[..length]),
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
     }
 }
 

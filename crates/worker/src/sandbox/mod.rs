@@ -36,6 +36,7 @@ mod system;
 
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde::Serialize;
 use serde_json::Value;
 use std::fs::Permissions;
 use std::io::IoSliceMut;
@@ -112,11 +113,12 @@ impl Sandbox {
             proxy_port,
             limits: config.limits.clone(),
         };
-        let (child, control) = spawn(config, &settings)
+        let (child, control) = spawn(config, &settings.workspace)
             .map_err(|source| SandboxError::Start { executable: config.executable.clone(), source })?;
         let head = child.id().expect("a child that was not waited for has an id");
         let frames = FrameReader::default();
         let mut sandbox = Self { child, head, control, frames, calls: 0, landlock_abi: None, proxy };
+        sandbox.send(&settings).await?;
         let inner_proxy = sandbox.receive_first().await?;
         match sandbox.next_reply().await? {
             Reply::Ready { landlock_abi } => {
@@ -199,8 +201,8 @@ impl Sandbox {
         }
     }
 
-    async fn send(&mut self, request: &Request) -> Result<(), SandboxError> {
-        let sent = self.control.write_all(&encode(request)).await;
+    async fn send(&mut self, message: &impl Serialize) -> Result<(), SandboxError> {
+        let sent = self.control.write_all(&encode(message)).await;
         sent.map_err(|_| SandboxError::Ended)
     }
 
@@ -246,15 +248,14 @@ fn listen() -> std::io::Result<TcpListener> {
     Ok(listener)
 }
 
-fn spawn(config: &SandboxConfig, settings: &Settings) -> std::io::Result<(Child, UnixStream)> {
-    let argument = serde_json::to_string(settings).expect("settings are plain data");
+fn spawn(config: &SandboxConfig, workspace: &Path) -> std::io::Result<(Child, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut command = Command::new(&config.executable);
     command
-        .args([entry::WORD, "supervisor", &argument])
+        .arg(entry::WORD)
         .env_clear()
-        .current_dir(&settings.workspace)
+        .current_dir(workspace)
         .stdin(OwnedFd::from(theirs.try_clone()?))
         .stdout(OwnedFd::from(theirs))
         .stderr(Stdio::null());

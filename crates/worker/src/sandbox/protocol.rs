@@ -1,7 +1,7 @@
 //! What the worker and a sandbox process say to each other: JSON in frames of a 4-byte big-endian length.
 //!
 //! The same frames run between the worker and the supervisor, and between the supervisor and its file helper.
-//! Each [`Request::Call`] is answered by exactly one [`Reply::Done`] or [`Reply::Killed`].
+//! The worker's first frame holds the [`Settings`]. Each [`Request::Call`] is answered by exactly one [`Reply::Done`] or [`Reply::Killed`].
 //! How the processes are confined is in [`super::confine`].
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::config::{Confinement, Limits};
 /// No frame is longer: a 32 MiB `write` escaped as JSON, or a 20 MiB PDF in base64, fits.
 pub(crate) const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// What a sandbox process needs to know, passed as its second argument: it holds nothing secret.
+/// What a sandbox process needs to know, and the first that it is told. It holds nothing secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// The session's workspace: the only place that tools can write.

@@ -279,7 +279,7 @@ fn inner_processes(head: u32, has_namespaces: bool) -> (i32, i32) {
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
         let is_copy = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|it| it == b"supervisor")
+            line.split(|byte| *byte == 0).any(|it| it == b"__sandbox")
         };
         children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_copy).collect()
     };

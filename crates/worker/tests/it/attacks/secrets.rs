@@ -122,7 +122,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         "the-workers-executable",
         "Reads and runs the worker's own executable as a sandbox process.",
         "It does not run.",
-        "for p in $PPID %supervisor%; do /proc/$p/exe __sandbox supervisor '{}' </dev/null; [ $? \
+        "for p in $PPID %supervisor%; do /proc/$p/exe __sandbox </dev/null; [ $? \
          = 2 ] && echo %breach% $p; cat /proc/$p/exe | head -c 4 | grep -q ELF && echo %breach%; \
          done; true",
     )
