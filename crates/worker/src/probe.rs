@@ -125,6 +125,9 @@ async fn attempt(config: &SandboxConfig, findings: &mut Findings) -> Result<(), 
     if has_namespaces {
         findings.row(NAMESPACES, true, true, "users, mounts, processes, network, IPC, names");
     }
+    if !config.cgroups.is_empty() {
+        findings.row("control groups", true, true, "memory, processes");
+    }
     let abi = sandbox.landlock_abi();
     let version = abi.map_or_else(|| "off".to_owned(), |abi| format!("ABI {abi}"));
     findings.row("landlock", true, abi.is_some(), version);

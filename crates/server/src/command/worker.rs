@@ -168,6 +168,7 @@ fn sandbox(section: &WorkerSection, data_dir: &Path) -> SandboxConfig {
         workspace_files_max: section.limits.max_workspace_files,
     };
     sandbox.readable_paths.clone_from(&section.readable_paths);
+    sandbox.cgroups.clone_from(&section.cgroups);
     sandbox
 }
 

@@ -31,6 +31,9 @@ pub struct WorkerSection {
     pub workspaces_dir: Option<PathBuf>,
     /// Paths that tools may read, besides those of the system.
     pub readable_paths: Vec<PathBuf>,
+    /// Control groups that the worker may make groups in, one a session, for limits of memory and processes that the
+    /// kernel keeps: a delegated one of version 2, or one for each of the two controllers of version 1.
+    pub cgroups: Vec<PathBuf>,
     /// What the tools of one session may use.
     pub limits: WorkerLimits,
     pub network: WorkerNetwork,
@@ -85,6 +88,7 @@ impl Default for WorkerSection {
             confinement: Confinement::default(),
             workspaces_dir: None,
             readable_paths: Vec::new(),
+            cgroups: Vec::new(),
             limits: WorkerLimits::default(),
             network: WorkerNetwork::default(),
         }
@@ -131,6 +135,9 @@ impl WorkerSection {
         }
         if let Some(path) = self.readable_paths.iter().find(|path| !path.is_absolute()) {
             return Err(Problem::new("worker.readable_paths", format!("{} is not an absolute path", path.display())));
+        }
+        if let Some(path) = self.cgroups.iter().find(|path| !path.is_absolute()) {
+            return Err(Problem::new("worker.cgroups", format!("{} is not an absolute path", path.display())));
         }
         if self.limits.max_cpu_time.get().as_secs() == 0 {
             return Err(Problem::new("worker.limits.max_cpu_time", "must be at least 1s"));

@@ -66,6 +66,8 @@ pub struct SandboxConfig {
     pub limits: Limits,
     /// Read-only paths added to the built-in list of system paths, such as `/opt/toolchain`.
     pub readable_paths: Vec<PathBuf>,
+    /// Control groups in which each session gets one of its own; none, and the supervisor's count is all there is.
+    pub cgroups: Vec<PathBuf>,
 }
 
 impl SandboxConfig {
@@ -77,6 +79,7 @@ impl SandboxConfig {
             confinement: Confinement::default(),
             limits: Limits::default(),
             readable_paths: Vec::new(),
+            cgroups: Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod attributes;
 mod census;
+mod cgroup;
 mod child;
 pub mod config;
 pub(crate) mod confine;
@@ -51,6 +52,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
+use cgroup::Cgroups;
 use config::{Confinement, SandboxConfig};
 use protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
 
@@ -65,6 +67,8 @@ pub enum SandboxError {
     SessionId(String),
     #[error("workspace {path}: {source}")]
     Workspace { path: PathBuf, source: std::io::Error },
+    #[error("control group: {0}")]
+    Cgroup(std::io::Error),
     #[error("listener for the session's network: {0}")]
     Proxy(std::io::Error),
     #[error("sandbox process {executable}: {source}")]
@@ -95,6 +99,7 @@ pub struct Sandbox {
     calls: u64,
     landlock_abi: Option<u32>,
     proxy: Option<TcpListener>,
+    cgroups: Cgroups,
 }
 
 impl Sandbox {
@@ -117,7 +122,11 @@ impl Sandbox {
             .map_err(|source| SandboxError::Start { executable: config.executable.clone(), source })?;
         let head = child.id().expect("a child that was not waited for has an id");
         let frames = FrameReader::default();
-        let mut sandbox = Self { child, head, control, frames, calls: 0, landlock_abi: None, proxy };
+        let cgroups = Cgroups::default();
+        let mut sandbox = Self { child, head, control, frames, calls: 0, landlock_abi: None, proxy, cgroups };
+        // It waits for its settings, so nothing has been started that would stay outside.
+        sandbox.cgroups =
+            Cgroups::make(&config.cgroups, session_id, &config.limits, head).map_err(SandboxError::Cgroup)?;
         sandbox.send(&settings).await?;
         let inner_proxy = sandbox.receive_first().await?;
         match sandbox.next_reply().await? {
@@ -199,6 +208,9 @@ impl Sandbox {
             orphans::forget(self.head);
             sweep_orphans().await;
         }
+        let mut cgroups = std::mem::take(&mut self.cgroups);
+        // It fails only if the clearing itself panics, and then nothing is left to do.
+        let _ = tokio::task::spawn_blocking(move || cgroups.clear()).await;
     }
 
     async fn send(&mut self, message: &impl Serialize) -> Result<(), SandboxError> {
@@ -271,6 +283,10 @@ pub(crate) async fn sweep_orphans() {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         orphans::forget(self.head);
+        let mut cgroups = std::mem::take(&mut self.cgroups);
+        if !cgroups.is_empty() {
+            std::thread::spawn(move || cgroups.clear());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bash;
+mod cgroups;
 mod egress;
 mod egress_rig;
 mod files;
