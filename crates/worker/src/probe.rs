@@ -17,7 +17,6 @@ use crate::sandbox::{CallEnd, Sandbox, SandboxError};
 /// Signals to processes outside are refused from this Landlock ABI on (Linux 6.12).
 const ABI_OF_SIGNAL_SCOPE: u32 = 6;
 const NAMESPACES: &str = "namespaces of its own";
-const SESSION: &str = "probe";
 const SECRET: &str = "not for tools";
 
 /// One part of the confinement.
@@ -120,7 +119,9 @@ async fn attempt(config: &SandboxConfig, findings: &mut Findings) -> Result<(), 
     std::fs::write(&outside, SECRET).map_err(broken)?;
     let config = SandboxConfig { workspaces_dir: place.path().join("workspaces"), ..config.clone() };
 
-    let mut sandbox = Sandbox::start(&config, SESSION).await?;
+    // Another worker of this machine may try its confinement at the same time.
+    let session_id = format!("probe-{}", std::process::id());
+    let mut sandbox = Sandbox::start(&config, &session_id).await?;
     let has_namespaces = config.confinement == Confinement::Namespaces;
     if has_namespaces {
         findings.row(NAMESPACES, true, true, "users, mounts, processes, network, IPC, names");
