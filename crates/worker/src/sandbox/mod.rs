@@ -203,14 +203,14 @@ impl Sandbox {
         if !is_orderly {
             tracing::warn!(process_id = self.head, "the head of a sandbox did not end in good order");
             let _ = self.child.kill().await;
-        }
-        if !is_orderly {
             orphans::forget(self.head);
             sweep_orphans().await;
         }
         let mut cgroups = std::mem::take(&mut self.cgroups);
-        // It fails only if the clearing itself panics, and then nothing is left to do.
-        let _ = tokio::task::spawn_blocking(move || cgroups.clear()).await;
+        if !cgroups.is_empty() {
+            // It fails only if the clearing itself panics, and then nothing is left to do.
+            let _ = tokio::task::spawn_blocking(move || cgroups.clear()).await;
+        }
     }
 
     async fn send(&mut self, message: &impl Serialize) -> Result<(), SandboxError> {
