@@ -68,12 +68,23 @@ async fn attacks_succeed_where_nothing_stops_them() {
             Control::PlainShell | Control::NaiveProxy => run_plainly(&mut scene, attack).await,
             _ => run(&mut scene, attack).await,
         };
-        if breaches.is_empty() {
+        if breaches.is_empty() && !shows_harm(&mut scene).await {
             failures.push(attack.name);
         }
     }
     report(format_args!("controls: {tried} tried unconfined, {} failed, {skipped} not possible here", failures.len()));
     assert!(failures.is_empty(), "these prove nothing, they fail without confinement too: {failures:?}");
+}
+
+/// Whether harm that was done shows in the end: a process that was sent SIGKILL may not have run since.
+async fn shows_harm(scene: &mut Scene) -> bool {
+    for _ in 0..250 {
+        if !scene.harm().await.is_empty() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
 }
 
 /// An attempt with a mistake in it would be held by everything.
