@@ -21,8 +21,8 @@ pub struct WorkerNetwork {
     /// Addresses that tools may reach although they are not public, such as `10.20.0.0/16` or `192.168.1.7`. Every
     /// session may reach them that may name a host there.
     pub allowed_addresses: Vec<AddressRange>,
-    /// What `allow_package_managers` of an environment allows, such as `packages.example.com` or `*.example.org`. Read by the
-    /// server.
+    /// What `allow_package_managers` of an environment allows, such as `packages.example.com` or `*.example.org`. Read
+    /// by the server.
     pub package_hosts: Vec<String>,
     /// What the tools of one session may use of the network.
     pub limits: WorkerNetworkLimits,
