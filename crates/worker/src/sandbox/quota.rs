@@ -78,6 +78,11 @@ impl Quota {
         self.advance(workspace, Some(SLICE)).then(|| self.excess()).flatten()
     }
 
+    /// Whether a walk is under way, which goes on with the next look.
+    pub(crate) fn is_walking(&self) -> bool {
+        self.walk.is_some()
+    }
+
     /// Why nothing more can be written, if so. Walks to the end where that is not known.
     pub(crate) fn refusal(&mut self, workspace: &Workspace) -> Option<String> {
         if self.may_be_full(workspace) {

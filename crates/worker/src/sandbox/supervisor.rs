@@ -165,6 +165,8 @@ impl Supervisor {
 
     fn timeout(&self) -> Option<Duration> {
         let glance = match (&self.running, self.census.has_company) {
+            // The sooner the walk ends, the less can be written meanwhile.
+            (Some(Running::Bash { .. }), _) | (_, true) if self.quota.is_walking() => Duration::ZERO,
             (Some(Running::Bash { .. }), _) => GLANCE_RUNNING,
             (_, true) => GLANCE_IDLE,
             (_, false) => return None,

@@ -164,7 +164,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         "fill-the-inodes",
         "Makes empty files until the file system has no more.",
         "The workspace has a limit of files too.",
-        r#"mkdir "d"; for (1..8000) { open my $f, ">", "d/$_" or exit } breach("8000 files")"#,
+        r#"mkdir "d"; for (1..20000) { open my $f, ">", "d/$_" or exit } breach("20000 files")"#,
     )
     .proven(PlainShell)
     .within_ms(20_000),
