@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use session::{Ids, Limits};
 
-use crate::port::{Bell, Clock, Definitions, Entropy, EventLog, Leases, Model, WorkQueue};
+use crate::port::{Bell, Blobs, Clock, Definitions, Entropy, EventLog, Leases, Model, WorkQueue};
 use crate::watch::Watch;
 
 /// The ports of one process, and the limits that its operator set.
@@ -15,6 +15,8 @@ pub struct World {
     pub work: Arc<dyn WorkQueue>,
     pub definitions: Arc<dyn Definitions>,
     pub bell: Arc<dyn Bell>,
+    /// `None` where no store for blobs is configured: what needs one is refused by name.
+    pub blobs: Option<Arc<dyn Blobs>>,
     pub model: Arc<dyn Model>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,

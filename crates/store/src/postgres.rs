@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::port::StoreError;
+use engine::port::{Blobs, StoreError};
 use session::Timestamp;
 use session::id::ReplicaId;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -48,6 +48,8 @@ pub struct PostgresOptions {
     pub direct_url: Option<String>,
     /// The most connections of this process, that one aside.
     pub connections_max: u32,
+    /// Where large bodies go; without it every body stays in its row.
+    pub blobs: Option<Arc<dyn Blobs>>,
 }
 
 /// A store in a PostgreSQL database that other processes may use too.
@@ -74,7 +76,7 @@ impl PostgresStore {
         Ok(Self {
             pool,
             direct: address(options.direct_url.as_ref().unwrap_or(&options.url))?,
-            bodies: Bodies::new(None),
+            bodies: Bodies::new(options.blobs.clone()),
             replicas: parking_lot::Mutex::default(),
         })
     }
@@ -113,6 +115,11 @@ impl PostgresStore {
             Ok(Timestamp::from_micros(micros))
         })
         .await
+    }
+
+    /// The store for blobs that it was given.
+    pub fn blobs(&self) -> Option<Arc<dyn Blobs>> {
+        self.bodies.blobs().cloned()
     }
 
     /// Connections open, and how many of them are idle.

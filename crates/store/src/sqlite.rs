@@ -15,7 +15,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::port::{Clock, StoreError};
+use engine::port::{Blobs, Clock, StoreError};
 use parking_lot::Mutex;
 use session::id::ReplicaId;
 use sqlx::sqlite::{
@@ -105,6 +105,11 @@ impl SqliteStore {
         let status = migration::status(&mut connection, migration::SQLITE).await?;
         connection.close().await.map_err(store_error)?;
         Ok(status)
+    }
+
+    /// The blobs of its folder.
+    pub fn blobs(&self) -> Option<Arc<dyn Blobs>> {
+        self.bodies.blobs().cloned()
     }
 
     /// Connections open, and how many of them are idle.

@@ -160,7 +160,7 @@ impl Database {
 
     /// How a store reaches this database.
     pub fn store_options(&self) -> PostgresOptions {
-        PostgresOptions { url: self.url.clone(), direct_url: None, connections_max: 8 }
+        PostgresOptions { url: self.url.clone(), direct_url: None, connections_max: 8, blobs: None }
     }
 
     /// Runs statements as the database's owner.

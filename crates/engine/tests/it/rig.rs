@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use engine::memory::{LocalBell, MemoryStore};
+use engine::memory::{LocalBell, MemoryBlobs, MemoryStore};
 use engine::observer::{Observer, Silent};
 use engine::port::model::{ModelAnswer, PreviewSink};
 use engine::port::{Clock, Entropy, Fence, Model, ModelError, ModelRequest, PreviewDelta};
@@ -215,6 +215,7 @@ impl Rig {
             work: store.clone(),
             definitions: store.clone(),
             bell: Arc::new(LocalBell::new()),
+            blobs: Some(Arc::new(MemoryBlobs::new())),
             model: model.clone(),
             clock,
             entropy: dice.clone(),

@@ -309,6 +309,7 @@ fn world(config: &Config, store: &Store, model: Arc<dyn engine::port::Model>) ->
         work: Arc::clone(&store.work),
         definitions: Arc::clone(&store.definitions),
         bell: Arc::new(LocalBell::default()),
+        blobs: store.blobs.clone(),
         model,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use engine::port::{Definitions, EventLog, Leases, WorkQueue};
+use engine::port::{Blobs, Definitions, EventLog, Leases, WorkQueue};
 use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
@@ -17,6 +17,7 @@ pub(super) struct Store {
     pub(super) leases: Arc<dyn Leases>,
     pub(super) work: Arc<dyn WorkQueue>,
     pub(super) definitions: Arc<dyn Definitions>,
+    pub(super) blobs: Option<Arc<dyn Blobs>>,
     database: Database,
 }
 
@@ -56,12 +57,22 @@ impl Store {
 
     fn new(database: Database) -> Self {
         match database.clone() {
-            Database::Sqlite(store) => {
-                Self { log: store.clone(), leases: store.clone(), work: store.clone(), definitions: store, database }
-            }
-            Database::Postgres(store) => {
-                Self { log: store.clone(), leases: store.clone(), work: store.clone(), definitions: store, database }
-            }
+            Database::Sqlite(store) => Self {
+                log: store.clone(),
+                leases: store.clone(),
+                work: store.clone(),
+                blobs: store.blobs(),
+                definitions: store,
+                database,
+            },
+            Database::Postgres(store) => Self {
+                log: store.clone(),
+                leases: store.clone(),
+                work: store.clone(),
+                blobs: store.blobs(),
+                definitions: store,
+                database,
+            },
         }
     }
 
@@ -121,5 +132,6 @@ pub(super) fn postgres(config: &Config, url: &Secret) -> anyhow::Result<Postgres
         url: url.expose().to_owned(),
         direct_url: config.database.direct_url.as_ref().map(|url| url.expose().to_owned()),
         connections_max: config.database.max_connections,
+        blobs: None,
     })?)
 }

@@ -164,7 +164,7 @@ async fn migrations_are_told_and_may_be_run_by_everybody_at_once() {
 #[tokio::test]
 async fn an_address_is_never_told() {
     for url in ["postgres://user:hunter2@nowhere.invalid/db", "postgres://user:hunter2@[bad/db", "hunter2"] {
-        let options = PostgresOptions { url: url.to_owned(), direct_url: None, connections_max: 1 };
+        let options = PostgresOptions { url: url.to_owned(), direct_url: None, connections_max: 1, blobs: None };
         let error = match PostgresStore::new(&options) {
             Ok(store) => store.load(&"sesn_none".into()).await.expect_err("nobody is there"),
             Err(error) => error,

@@ -83,6 +83,7 @@ async fn keep_one_up(shared: Arc<Shared>, cluster: std::sync::Weak<Cluster>, slo
             work: store.clone(),
             definitions: store,
             bell: Arc::new(FaultyBell { process: Arc::clone(&process), bell: Arc::clone(&shared.bell) }),
+            blobs: None,
             model: Arc::new(SimulatedModel { process: Arc::clone(&process), shared: Arc::clone(&shared) }),
             clock: Arc::new(SkewedClock { clock: shared.clock.clone(), error_ms }),
             entropy: shared.dice.clone(),

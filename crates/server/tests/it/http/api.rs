@@ -73,6 +73,7 @@ impl Api {
             work: store.clone(),
             definitions: store.clone(),
             bell: Arc::new(LocalBell::new()),
+            blobs: store.blobs(),
             model: Arc::new(Scripted),
             clock,
             entropy: Arc::new(Counting::default()),
