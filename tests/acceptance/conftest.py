@@ -1,6 +1,7 @@
 """Fixtures: the databases, the servers on them, and what most scenarios begin with."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import anthropic
 import pytest
 
 import postgres
+from deployment import Deployment
 from service import Service
 
 DATABASES = ["sqlite", "postgresql"]
@@ -57,6 +59,35 @@ def private_service(request: pytest.FixtureRequest, database: str) -> Iterator[S
     service.close()
 
 
+@pytest.fixture(scope="session")
+def nginx_installed() -> None:
+    if not os.environ.get("CI") and not shutil.which("nginx"):
+        pytest.skip("nginx is not installed (apt-get install nginx)")
+
+
+@pytest.fixture(scope="session")
+def shared_deployment(cluster: postgres.Cluster, nginx_installed: None) -> Iterator[Deployment]:
+    """Three replicas behind Nginx for every test that leaves them as it found them."""
+    deployment = Deployment(cluster).start()
+    yield deployment
+    deployment.close()
+
+
+@pytest.fixture
+def deployment(shared_deployment: Deployment, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    yield shared_deployment
+    dead = [replica.tail() for replica in shared_deployment.replicas if not replica.running]
+    assert not dead, f"a replica died during {request.node.name}:\n{dead}"
+
+
+@pytest.fixture
+def private_deployment(cluster: postgres.Cluster, nginx_installed: None) -> Iterator[Deployment]:
+    """Replicas of this test's own, for whoever kills them. They are not started yet."""
+    deployment = Deployment(cluster)
+    yield deployment
+    deployment.close()
+
+
 @pytest.fixture
 def client(service: Service) -> anthropic.Anthropic:
     return service.client()
@@ -83,7 +114,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     outcome = yield
     report = outcome.get_result()
     if report.when == "call" and report.failed:
-        for name in ("service", "private_service"):
+        for name in ("service", "private_service", "deployment", "private_deployment"):
             service = getattr(item, "funcargs", {}).get(name)
+            if isinstance(service, Deployment):
+                report.sections.append(("what replicas and nginx said", service.tail()))
             if isinstance(service, Service):
                 report.sections.append(("server output", "\n".join(list(service.output)[-25:])))

@@ -42,14 +42,22 @@ class Cluster:
                 raise Unavailable("root needs the account postgres to start PostgreSQL") from None
             os.chown(self.folder, account.pw_uid, account.pw_gid)
             self._as_user = ["runuser", "-u", "postgres", "--"]
-        data = os.path.join(self.folder, "data")
+        self._data = data = os.path.join(self.folder, "data")
         self._run("initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust", "--no-sync", "--encoding", "UTF8")
         options = (
             f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder} "
             "-c fsync=off -c full_page_writes=off -c max_connections=200"
         )
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
         log = os.path.join(self.folder, "log")
-        self._run("pg_ctl", "--pgdata", data, "--log", log, "--wait", "--options", options, "start")
+        self._run("pg_ctl", "--pgdata", self._data, "--log", log, "--wait", "--options", self._options, "start")
+
+    def halt(self, mode: str) -> None:
+        """Ends the server and keeps its data; `fast` says goodbye to its clients, `immediate` does not."""
+        self._run("pg_ctl", "--pgdata", self._data, "--mode", mode, "--wait", "stop")
 
     def create_database(self) -> str:
         """A new, empty database; returns its URL."""
@@ -58,9 +66,21 @@ class Cluster:
         self._run("createdb", "--host", "127.0.0.1", "--port", str(self.port), "--username", "postgres", name)
         return f"postgres://postgres@127.0.0.1:{self.port}/{name}"
 
+    def query(self, url: str, statement: str) -> list[list[str]]:
+        """Rows of a statement on the database at `url`, as text."""
+        return [line.split("\t") for line in self.program("psql", "-XAtqF", "\t", "-c", statement, url).splitlines()]
+
+    def program(self, name: str, *arguments: str) -> str:
+        """What one of the installed client programs prints."""
+        done = subprocess.run(
+            [os.path.join(self._binaries, name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{name} failed: {done.stderr}")
+        return done.stdout
+
     def stop(self) -> None:
-        data = os.path.join(self.folder, "data")
-        self._run("pg_ctl", "--pgdata", data, "--mode", "immediate", "--wait", "stop")
+        self.halt("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:

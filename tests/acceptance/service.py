@@ -45,6 +45,8 @@ class Service:
         self.url = ""
         self.metrics_url = ""
         self.output: collections.deque[str] = collections.deque(maxlen=400)
+        # Everything that was ever printed, for whoever looks into it afterwards.
+        self.log = self.folder / "log"
         self._process: subprocess.Popen[str] | None = None
         self._clients: list[anthropic.Anthropic] = []
 
@@ -102,6 +104,8 @@ class Service:
         assert process.stdout is not None
         for line in process.stdout:
             self.output.append(line.rstrip("\n"))
+            with self.log.open("a") as log:
+                log.write(line)
             if found := re.search(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", line):
                 self.metrics_url = found.group(1)
             if found := re.search(r"listening on (http://127\.0\.0\.1:\d+)", line):
@@ -123,6 +127,10 @@ class Service:
         code = self._process.wait(timeout=seconds)
         self._process = None
         return code
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL: no destructor runs, nothing is flushed."""
