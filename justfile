@@ -33,6 +33,10 @@ tidy:
 acceptance *arguments:
     scripts/test --only acceptance {{ arguments }}
 
+# Replicas behind Nginx while everything around them fails.
+faults:
+    scripts/test --only faults
+
 # Advisories, licences, sources.
 deny:
     cargo deny check

@@ -1,6 +1,6 @@
 """Several replicas on one PostgreSQL behind a real Nginx, with pool workers: production on one machine.
 
-Nginx runs the configuration of `deploy/nginx` as it is; only the three files that belong to a site are written here.
+Nginx runs the configuration of `deploy/nginx` as it is; only the four files that belong to a site are written here.
 Every process can be killed, paused and started again, and keeps its address.
 """
 
@@ -53,8 +53,11 @@ class Nginx:
         shutil.copy(source / "nginx.conf", self.folder)
         shutil.copytree(source / "agent-service", self.folder / "agent-service")
         site = self.folder / "agent-service"
-        servers = "".join(f"server 127.0.0.1:{port} max_fails=3 fail_timeout=2s;\n" for port in replica_ports)
-        (site / "replicas.conf").write_text(servers)
+        for name in ("replicas.conf", "replicas-streams.conf"):
+            # Each replica gets what the file says of its example.
+            example = next(line for line in (site / name).read_text().splitlines() if line.startswith("server "))
+            servers = [example.replace("127.0.0.1:8080", f"127.0.0.1:{port}") for port in replica_ports]
+            (site / name).write_text("\n".join(servers) + "\n")
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
