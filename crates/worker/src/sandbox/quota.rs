@@ -29,11 +29,19 @@ struct Usage {
     files: u64,
 }
 
+impl Usage {
+    fn is_exceeded_by(self, other: Self) -> bool {
+        other.bytes > self.bytes || other.files > self.files
+    }
+}
+
 pub(crate) struct Quota {
     max: Usage,
     /// What the last walk found.
     used: Usage,
     is_too_deep: bool,
+    /// The last walk was not ended, because what it had found was too much already.
+    is_partial: bool,
     /// What the file system had left when the last walk began.
     free_then: Usage,
     walk: Option<Walk>,
@@ -58,6 +66,7 @@ impl Quota {
             max: Usage { bytes: limits.workspace_bytes_max, files: limits.workspace_files_max },
             used: Usage::default(),
             is_too_deep: false,
+            is_partial: false,
             free_then: Usage::default(),
             walk: None,
             ended: None,
@@ -66,7 +75,10 @@ impl Quota {
     }
 
     /// A command begins.
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self, workspace: &Workspace) {
+        if self.is_partial {
+            while !self.advance(workspace, None) {}
+        }
         self.held_before = self.used;
     }
 
@@ -75,7 +87,15 @@ impl Quota {
         if self.walk.is_none() && !self.is_due(workspace) {
             return None;
         }
-        self.advance(workspace, Some(SLICE)).then(|| self.excess()).flatten()
+        if self.advance(workspace, Some(SLICE)) {
+            return self.excess();
+        }
+        // Who fills a folder faster than it is walked must not be chased to its end.
+        let max = self.max_now();
+        let walk = self.walk.take_if(|walk| max.is_exceeded_by(walk.used))?;
+        self.is_partial = true;
+        self.take_over(walk);
+        self.excess()
     }
 
     /// Whether a walk is under way, which goes on with the next look.
@@ -88,7 +108,7 @@ impl Quota {
         if self.may_be_full(workspace) {
             while !self.advance(workspace, None) {}
         }
-        self.is_full(Usage::default()).then(|| self.tell())
+        self.is_full(self.max).then(|| self.tell())
     }
 
     fn is_due(&self, workspace: &Workspace) -> bool {
@@ -124,32 +144,38 @@ impl Quota {
             return false;
         }
         walk.add_deleted(workspace);
+        self.is_partial = false;
+        self.take_over(walk);
+        true
+    }
+
+    /// What the walk found is what the workspace holds.
+    fn take_over(&mut self, walk: Walk) {
         self.used = walk.used;
         self.is_too_deep = walk.is_too_deep;
         self.free_then = walk.free;
         self.ended = Some((Instant::now(), walk.began.elapsed()));
-        true
     }
 
-    fn is_full(&self, allowed: Usage) -> bool {
-        self.is_too_deep
-            || self.used.bytes > self.max.bytes.max(allowed.bytes)
-            || self.used.files > self.max.files.max(allowed.files)
+    fn is_full(&self, max: Usage) -> bool {
+        self.is_too_deep || max.is_exceeded_by(self.used)
     }
 
     fn excess(&self) -> Option<String> {
-        // Removing files takes some room first, in folders and temporary files.
-        const SLACK: Usage = Usage { bytes: 1 << 20, files: 16 };
-        let allowed = if self.is_full_at(self.held_before) {
-            Usage { bytes: self.held_before.bytes + SLACK.bytes, files: self.held_before.files + SLACK.files }
-        } else {
-            Usage::default()
-        };
-        self.is_full(allowed).then(|| self.tell())
+        self.is_full(self.max_now()).then(|| self.tell())
     }
 
-    fn is_full_at(&self, usage: Usage) -> bool {
-        usage.bytes > self.max.bytes || usage.files > self.max.files
+    /// What the running command may leave behind.
+    fn max_now(&self) -> Usage {
+        // Removing files takes some room first, in folders and temporary files.
+        const SLACK: Usage = Usage { bytes: 1 << 20, files: 16 };
+        if !self.max.is_exceeded_by(self.held_before) {
+            return self.max;
+        }
+        Usage {
+            bytes: self.max.bytes.max(self.held_before.bytes + SLACK.bytes),
+            files: self.max.files.max(self.held_before.files + SLACK.files),
+        }
     }
 
     fn tell(&self) -> String {
@@ -158,8 +184,9 @@ impl Quota {
             return format!("the workspace has folders nested deeper than {DEPTH_MAX} levels: remove them");
         }
         format!(
-            "the workspace is full: it holds {} MiB in {} files, of at most {} MiB in {} files; remove files before \
+            "the workspace is full: it holds {}{} MiB in {} files, of at most {} MiB in {} files; remove files before \
              you write more",
+            if self.is_partial { "at least " } else { "" },
             self.used.bytes.div_ceil(MIB),
             self.used.files,
             self.max.bytes.div_ceil(MIB),
@@ -313,7 +340,7 @@ mod tests {
         make(0..30);
         let text = found.refusal(&workspace).unwrap();
         assert!(text.contains("in 30 files, of at most") && text.contains("in 20 files"), "{text}");
-        found.begin();
+        found.begin(&workspace);
         assert_eq!(found.excess(), None, "a command may run in it");
         make(30..60);
         while !found.advance(&workspace, Some(SLICE)) {}

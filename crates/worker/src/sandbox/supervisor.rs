@@ -230,7 +230,7 @@ impl Supervisor {
         }
         let now = Instant::now();
         self.census.look_soon();
-        self.quota.begin();
+        self.quota.begin(&self.workspace);
         self.running = Some(Running::Bash {
             call,
             timeout_ms,

@@ -69,11 +69,15 @@ async fn attacks_succeed_where_nothing_stops_them() {
             _ => run(&mut scene, attack).await,
         };
         if breaches.is_empty() && !shows_harm(&mut scene).await {
-            failures.push(attack.name);
+            failures.push(format!("{}: {:?}", attack.name, scene.answers));
         }
     }
     report(format_args!("controls: {tried} tried unconfined, {} failed, {skipped} not possible here", failures.len()));
-    assert!(failures.is_empty(), "these prove nothing, they fail without confinement too: {failures:?}");
+    assert!(
+        failures.is_empty(),
+        "these prove nothing, they fail without confinement too:\n  {}",
+        failures.join("\n  ")
+    );
 }
 
 /// Whether harm that was done shows in the end: a process that was sent SIGKILL may not have run since.
@@ -131,6 +135,7 @@ fn is_possible(control: Control) -> bool {
 /// Makes one attempt and says what it achieved; nothing, if it is held.
 async fn run(scene: &mut Scene, attack: &Attack) -> Vec<String> {
     let mut breaches = Vec::new();
+    scene.answers.clear();
     if let Some(setup) = attack.setup
         && let Err(end) = call(scene, "bash", json!({"command": command(scene, setup)})).await
     {
@@ -171,7 +176,10 @@ fn command(scene: &Scene, text: &str) -> String {
 async fn call(scene: &mut Scene, tool: &str, input: serde_json::Value) -> Result<Vec<serde_json::Value>, String> {
     let Some(tools) = &mut scene.tools else { return Err("there is no sandbox any more".to_owned()) };
     match tokio::time::timeout(PATIENCE, tools.0.call(tool, input, &CancellationToken::new())).await {
-        Ok(Ok(CallEnd::Done(outcome))) => Ok(outcome.content),
+        Ok(Ok(CallEnd::Done(outcome))) => {
+            scene.answers.extend(outcome.content.iter().filter_map(|block| block["text"].as_str()).map(str::to_owned));
+            Ok(outcome.content)
+        }
         Ok(Ok(CallEnd::Killed)) => Err("the call was killed".to_owned()),
         Ok(Err(error)) => Err(format!("the sandbox failed: {error}")),
         Err(_) => Err("the call does not end".to_owned()),
@@ -287,6 +295,7 @@ async fn run_plainly(scene: &mut Scene, attack: &Attack) -> Vec<String> {
     status.unwrap();
     let output = std::fs::read(scene.workspace().join(".output")).unwrap();
     let text = String::from_utf8_lossy(&output);
+    scene.answers.push(text.to_string());
     let mut breaches = judge(&[json!({"type": "text", "text": text.trim_end()})], attack);
     breaches.extend(scene.harm().await);
     breaches.extend(scene.survivors().into_iter().map(|pid| format!("process {pid} survives")));

@@ -48,6 +48,8 @@ pub(super) struct Scene {
     /// In the environment or the name of every process of the attempt.
     pub(super) token: String,
     pub(super) tools: Option<Tools>,
+    /// What the calls of the last attempt answered, for who has to find out why it failed.
+    pub(super) answers: Vec<String>,
     /// The session's way out, as a worker opens it: to everything that the operator has not listed.
     egress: Option<SessionEgress>,
     bystander: Tools,
@@ -102,6 +104,7 @@ impl Scene {
             place,
             token,
             tools,
+            answers: Vec::new(),
             egress,
             bystander,
             victim,
@@ -307,15 +310,32 @@ fn state(pid: u32) -> Option<char> {
 
 /// Living processes that have `mark` among their environment, arguments or name.
 fn processes_with(mark: &str) -> Vec<i32> {
-    let holds = |path: PathBuf| {
-        fs::read(path).is_ok_and(|text| text.windows(mark.len()).any(|window| window == mark.as_bytes()))
-    };
-    let is_marked = |pid: &i32| {
-        let folder = PathBuf::from(format!("/proc/{pid}"));
-        (holds(folder.join("environ")) || holds(folder.join("cmdline")))
-            && state(pid.unsigned_abs()).is_some_and(|state| state != 'Z' && state != 'X')
-    };
-    processes().filter(is_marked).collect()
+    processes().filter(|pid| is_marked(*pid, mark)).collect()
+}
+
+/// A process shows neither environment nor arguments while it executes a program: it is looked at until it has done so.
+fn is_marked(pid: i32, mark: &str) -> bool {
+    const LOOKS: u32 = 1000;
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    for _ in 0..LOOKS {
+        let texts = ["environ", "cmdline"].map(|name| fs::read(folder.join(name)).unwrap_or_default());
+        if state(pid.unsigned_abs()).is_none_or(|state| matches!(state, 'Z' | 'X')) {
+            return false;
+        }
+        if texts.iter().any(|text| text.windows(mark.len()).any(|window| window == mark.as_bytes())) {
+            return true;
+        }
+        if texts.iter().any(|text| !text.is_empty()) || is_kernel_thread(&folder) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// Kernel threads have no memory of their own.
+fn is_kernel_thread(folder: &Path) -> bool {
+    fs::read_to_string(folder.join("statm")).is_ok_and(|pages| pages.starts_with("0 "))
 }
 
 /// The `sleep` that a shell was told to start with `mark` in its environment, once it is there.
