@@ -1,4 +1,5 @@
-//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue` and `Definitions` promise, as tests.
+//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue` and `Definitions` promise, as tests. That of the
+//! bell is in [`bells`], between two processes' ends instead of a [`Subject`].
 //!
 //! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
 //! A case gets a fresh, empty store and panics where a promise is broken. Time is the store's and is moved by the
@@ -6,6 +7,7 @@
 //! what the engine stores.
 
 pub mod appends;
+pub mod bells;
 pub mod claims;
 pub mod definitions;
 pub mod histories;
@@ -41,9 +43,15 @@ pub trait Subject: Send + Sync {
 }
 
 /// Emits one `#[tokio::test]` for each case. `$make` is the path, from the crate's root, of an async function that
-/// returns a fresh `impl Subject`, or `None` where the backend cannot be had.
+/// returns a fresh `impl Subject`, or `None` where the backend cannot be had. With `bell` before it, an `impl Ends`.
 #[macro_export]
 macro_rules! contract_tests {
+    (bell $make:path) => {
+        $crate::contract_tests! { $make;
+            bells: frames_arrive_whole_and_in_order, a_frame_is_heard_once, topics_are_kept_apart,
+                listeners_come_and_go;
+        }
+    };
     ($make:path) => {
         $crate::contract_tests! { $make;
             appends: a_first_append_creates_the_session, an_append_elsewhere_is_a_conflict,

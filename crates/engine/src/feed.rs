@@ -56,8 +56,6 @@ pub struct Feed {
     delivered: u64,
     /// Where the log is known to stand at least; behind it there is something to read.
     known: u64,
-    /// Frames were lost: there may be something to read.
-    lost: bool,
     ready: VecDeque<FeedItem>,
     ended: bool,
     previews: Previews,
@@ -81,7 +79,6 @@ impl Feed {
             watched,
             delivered: after,
             known: now,
-            lost: false,
             ready: VecDeque::new(),
             ended: false,
             previews: Previews::default(),
@@ -101,7 +98,7 @@ impl Feed {
             if self.ended {
                 return FeedItem::End;
             }
-            if self.lost || self.delivered < self.known {
+            if self.delivered < self.known {
                 self.read_on().await;
             } else {
                 self.hear().await;
@@ -128,7 +125,8 @@ impl Feed {
             }
         };
         match heard {
-            None => self.lost = true,
+            // What was lost, if anything, the poller tells: many feeds lose at once, and it asks for all in one query.
+            None => self.watched.look(),
             Some(Frame::Appended { position, records, .. }) => {
                 self.known = self.known.max(position);
                 self.take_contiguous(records.as_deref().unwrap_or_default());
@@ -148,7 +146,7 @@ impl Feed {
     /// Reads one page behind what was delivered.
     async fn read_on(&mut self) {
         let read = match self.world.log.read(&self.session_id, self.delivered, PAGE).await {
-            Ok(records) if records.is_empty() && !self.lost => {
+            Ok(records) if records.is_empty() => {
                 is_gone(&*self.world.log, &self.session_id).await.map(|gone| (records, gone))
             }
             Ok(records) => Ok((records, false)),
@@ -159,7 +157,6 @@ impl Feed {
                 self.ended |= gone;
                 if records.len() < PAGE {
                     self.known = records.last().map_or(self.delivered, |stored| stored.record.position);
-                    self.lost = false;
                 }
                 self.take_contiguous(&records);
             }

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use session::id::{ReplicaId, SessionId};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::pulse::Pulse;
@@ -28,8 +28,12 @@ use crate::port::{Claim, Frame};
 use crate::sessions::Sessions;
 use crate::world::World;
 
-/// How often the followed sessions are looked up, in case the bell was not heard.
+/// How often the followed sessions are looked up: in case the bell was not heard, and when nobody can hear it.
 const POLL_EVERY: Duration = Duration::from_millis(800);
+const POLL_EVERY_UNHEARD: Duration = Duration::from_millis(500);
+
+/// The least pause between two looks that followers asked for, which are gathered meanwhile.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a drain that was cut waits for the claims to be released.
 const CUT_GRACE: Duration = Duration::from_secs(2);
@@ -121,9 +125,23 @@ impl Replica {
 
 /// Tells the followers of this process what the bell did not.
 async fn poll(world: World) {
+    let mut poll_at = Instant::now();
     loop {
-        sleep(POLL_EVERY).await;
-        if let Err(error) = world.watch.poll(&*world.log).await {
+        let every = if world.bell.reaches_others() { POLL_EVERY } else { POLL_EVERY_UNHEARD };
+        let polled = tokio::select! {
+            biased;
+            () = sleep_until(poll_at + every) => {
+                let polled = world.watch.poll(&*world.log).await;
+                poll_at = Instant::now();
+                polled
+            }
+            () = world.watch.wanted() => {
+                let polled = world.watch.poll_wanted(&*world.log).await;
+                sleep(LOOK_PAUSE).await;
+                polled
+            }
+        };
+        if let Err(error) = polled {
             tracing::debug!(%error, "the followed sessions could not be looked up");
         }
     }

@@ -2,12 +2,14 @@
 //!
 //! Feeds and drivers register the sessions they wait on; the replica's poller asks the log for all their positions
 //! at once ([`Watch::poll`]) and wakes those whose session moved. Hearing it from the bell first is the ordinary case.
+//! A follower that knows it missed something asks for a look ([`Watched::look`]) and gets it with the next batch, so
+//! that a bell which lost frames for ten thousand followers costs ten queries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use session::id::SessionId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::port::{EventLog, StoreError};
 
@@ -18,6 +20,9 @@ const BATCH: usize = 1_000;
 #[derive(Default)]
 pub struct Watch {
     sessions: Mutex<BTreeMap<SessionId, Entry>>,
+    /// Sessions to look up before the next round.
+    wanted: Mutex<BTreeSet<SessionId>>,
+    is_wanted: Notify,
 }
 
 struct Entry {
@@ -56,6 +61,21 @@ impl Watch {
     /// Asks the log where every followed session stands, and wakes the followers of those that moved.
     pub async fn poll(&self, log: &dyn EventLog) -> Result<(), StoreError> {
         let followed: Vec<SessionId> = self.lock().keys().cloned().collect();
+        self.look_up(log, &followed).await
+    }
+
+    /// Waits until a follower asks for a look.
+    pub async fn wanted(&self) {
+        self.is_wanted.notified().await;
+    }
+
+    /// The same as [`Self::poll`] for those sessions alone whose followers asked.
+    pub async fn poll_wanted(&self, log: &dyn EventLog) -> Result<(), StoreError> {
+        let wanted: Vec<SessionId> = std::mem::take(&mut *lock(&self.wanted)).into_iter().collect();
+        self.look_up(log, &wanted).await
+    }
+
+    async fn look_up(&self, log: &dyn EventLog, followed: &[SessionId]) -> Result<(), StoreError> {
         for batch in followed.chunks(BATCH) {
             let positions = log.positions(batch).await?;
             let sessions = self.lock();
@@ -73,11 +93,22 @@ impl Watch {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Entry>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sessions)
     }
 }
 
+/// What is behind these locks is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Watched {
+    /// Asks the poller to look this session up now; what it finds is told by [`Self::moved_beyond`].
+    pub fn look(&self) {
+        lock(&self.watch.wanted).insert(self.session_id.clone());
+        self.watch.is_wanted.notify_one();
+    }
+
     /// Waits until the poller has seen the session beyond `position`.
     pub async fn moved_beyond(&mut self, position: u64) -> u64 {
         let seen = self.position.wait_for(|seen| *seen > position).await.map(|seen| *seen);

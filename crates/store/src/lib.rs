@@ -1,9 +1,10 @@
-//! Where sessions, definitions and the work queue are kept: SQLite for one process, PostgreSQL for many.
+//! Where sessions, definitions and the work queue are kept: SQLite for one process, PostgreSQL for many; and Redis, by
+//! which many hear of each other at once.
 //!
 //! [`SqliteStore`] and [`PostgresStore`] implement the ports of `engine::port` that need a database, and only they
 //! name sqlx. Both pass the suite of `engine::contract`. What they share is here: [`row`] between the types of the
 //! ports and columns, [`body`] for the content of records, [`failure`] for what a database says, [`migration`] for
-//! the schema. SQL stands in each dialect's own folder, one file a port, readable as it is sent.
+//! the schema. [`RedisBell`] passes the bell's part of the suite. SQL stands in each dialect's own folder, one file a port, readable as it is sent.
 //!
 //! What happens in a session is decided by the crate `session`; when to claim and what to do next, by `engine`.
 
@@ -13,6 +14,7 @@ mod failure;
 mod fold;
 mod migration;
 mod postgres;
+mod redis;
 mod row;
 mod sqlite;
 #[cfg(feature = "testing")]
@@ -22,4 +24,5 @@ mod work;
 pub use blobs::FolderBlobs;
 pub use migration::MigrationStatus;
 pub use postgres::{PostgresOptions, PostgresStore};
+pub use redis::{Presence, Redis, RedisAddressError, RedisBell, RedisError, RedisOptions};
 pub use sqlite::{OpenError, SqliteStore};

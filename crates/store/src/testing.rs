@@ -1,9 +1,12 @@
-//! A private PostgreSQL for tests, from the binaries that Debian's package `postgresql` installs.
+//! Private servers for tests: PostgreSQL here, Redis in [`redis`], from the binaries that Debian's packages `postgresql`
+//! and `redis-server` install.
 //!
 //! One cluster a test process, reached over a socket in a folder of its own; one database a test. A small shell
 //! watches over it: when the test process ends, however that happens, its end of a pipe closes, and the shell stops
 //! the database and removes the folder. Nothing here is for production: databases do not flush to the disk unless
 //! asked to.
+
+mod redis;
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -15,6 +18,8 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
+
+pub use redis::RedisServer;
 
 use crate::{PostgresOptions, PostgresStore};
 

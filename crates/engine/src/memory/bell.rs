@@ -21,6 +21,8 @@ const FRAMES_MAX: usize = 1_024;
 #[derive(Default)]
 pub struct LocalBell {
     topics: Arc<Mutex<Topics>>,
+    /// There are other processes, which do not hear it.
+    has_neighbours: bool,
 }
 
 type Topics = BTreeMap<Topic, Vec<Weak<Mailbox>>>;
@@ -49,6 +51,25 @@ impl LocalBell {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// The same in one process of several.
+    pub fn among_others() -> Self {
+        Self { has_neighbours: true, ..Self::default() }
+    }
+
+    /// Tells the topic's listeners that frames were lost.
+    pub fn lose(&self, topic: &Topic) {
+        for mailbox in lock(&self.topics).get(topic).into_iter().flatten().filter_map(Weak::upgrade) {
+            mailbox.lose();
+        }
+    }
+
+    /// Tells every listener that frames were lost.
+    pub fn lose_all(&self) {
+        for mailbox in lock(&self.topics).values().flatten().filter_map(Weak::upgrade) {
+            mailbox.lose();
+        }
+    }
 }
 
 impl Bell for LocalBell {
@@ -69,6 +90,10 @@ impl Bell for LocalBell {
         let mailbox = Arc::new(Mailbox::default());
         lock(&self.topics).entry(topic.clone()).or_default().push(Arc::downgrade(&mailbox));
         Box::new(LocalListener { topic, topics: Arc::clone(&self.topics), mailbox })
+    }
+
+    fn reaches_others(&self) -> bool {
+        !self.has_neighbours
     }
 }
 
@@ -97,6 +122,11 @@ impl Mailbox {
         }
         state.frames.push_back(frame);
         drop(state);
+        self.filled.notify_one();
+    }
+
+    fn lose(&self) {
+        lock(&self.state).lost = true;
         self.filled.notify_one();
     }
 

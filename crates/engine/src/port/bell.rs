@@ -73,4 +73,8 @@ pub trait Bell: Send + Sync + 'static {
 
     /// Listens from now on: whatever is rung after the call returns is heard or reported lost.
     fn listen(&self, topic: Topic) -> Box<dyn Listener>;
+
+    /// Whether, as far as is known, the other processes hear what is rung here and this one hears them. Where they do
+    /// not, they look at the log more often.
+    fn reaches_others(&self) -> bool;
 }

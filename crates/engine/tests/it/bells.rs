@@ -1,24 +1,34 @@
 //! The bell of one process: who hears what, and what a slow listener loses.
 
-use std::sync::Arc;
-
+use engine::contract::bells::{Ends, appended};
 use engine::memory::LocalBell;
-use engine::port::{Bell, Frame, Preview, PreviewDelta, Topic};
+use engine::port::{Bell, Frame, PreviewDelta, Topic};
 use session::id::SessionId;
 
-fn preview(session_id: &SessionId, sequence: u64) -> Frame {
-    Frame::Preview(Arc::new(Preview {
-        session_id: session_id.clone(),
-        epoch: 1,
-        event_id: "sevt_01".into(),
-        span_position: 1,
-        sequence,
-        delta: PreviewDelta::Text { index: 0, text: "word".to_owned() },
-    }))
+/// One bell, whose ends are in one process.
+struct OneProcess(LocalBell);
+
+impl Ends for OneProcess {
+    fn here(&self) -> &dyn Bell {
+        &self.0
+    }
+
+    fn there(&self) -> &dyn Bell {
+        &self.0
+    }
 }
 
-fn appended(session_id: &SessionId, position: u64) -> Frame {
-    Frame::Appended { session_id: session_id.clone(), position, records: None }
+async fn one_process() -> Option<OneProcess> {
+    Some(OneProcess(LocalBell::new()))
+}
+
+mod contract {
+    engine::contract_tests!(bell crate::bells::one_process);
+}
+
+fn preview(session_id: &SessionId, sequence: u64) -> Frame {
+    let delta = PreviewDelta::Text { index: 0, text: "word".to_owned() };
+    engine::contract::bells::preview(session_id, sequence, delta)
 }
 
 #[tokio::test]

@@ -3,4 +3,5 @@
 mod clock;
 mod memory;
 mod postgres;
+mod redis;
 mod sqlite;

@@ -327,6 +327,10 @@ impl Bell for FaultyBell {
     fn listen(&self, topic: Topic) -> Box<dyn Listener> {
         self.bell.listen(topic)
     }
+
+    fn reaches_others(&self) -> bool {
+        self.bell.reaches_others()
+    }
 }
 
 /// A process's clock: right but for a fixed error.
