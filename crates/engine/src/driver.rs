@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) transcripts: Arc<Kept>,
     /// Hand the session over at the next safe point.
     pub(crate) draining: CancellationToken,
-    /// Hand it over now.
+    /// Do not wait for an answer any longer.
     pub(crate) cut: CancellationToken,
 }
 
@@ -197,6 +197,8 @@ impl Driver {
                 return Ok(());
             }
             Asked::Overtaken => return Ok(()),
+            // The main loop hands over what is then due: the same request, elsewhere.
+            Asked::Cut => Ended { outcome: ModelOutcome::Cut, usage: ModelUsage::default() },
         };
         self.append(Command::FinishModelRequest { span_id: request.span_id, outcome, usage }).await?;
         Ok(())
@@ -220,10 +222,7 @@ impl Driver {
         let answered = loop {
             tokio::select! {
                 biased;
-                () = cut.cancelled() => {
-                    drop(answering);
-                    return Err(self.hand_over().await);
-                }
+                () = cut.cancelled() => return Ok(Asked::Cut),
                 moved = self.follow() => {
                     moved?;
                     let open = self.state.turn.as_ref().and_then(|turn| turn.request.as_ref());
@@ -393,6 +392,8 @@ enum Asked {
     Interrupted,
     /// The request is no longer open.
     Overtaken,
+    /// The drain could not wait for the answer any longer.
+    Cut,
 }
 
 /// What came of a request, for the log.

@@ -28,7 +28,7 @@ pub mod world;
 pub use claims::LocalClaims;
 pub use feed::{Feed, FeedItem, From};
 pub use observer::Observer;
-pub use replica::{Replica, ReplicaConfig};
+pub use replica::{Heartbeats, Hurry, Replica, ReplicaConfig};
 pub use sessions::{CommandError, Outcome, Sessions};
 pub use watch::Watch;
 pub use world::World;

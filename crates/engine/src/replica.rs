@@ -6,6 +6,7 @@
 
 mod beat;
 mod claimer;
+mod drain;
 mod judge;
 pub(crate) mod pulse;
 
@@ -20,6 +21,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::drain::Hurry;
+pub use self::pulse::Heartbeats;
 use self::pulse::Pulse;
 use crate::claims::{LocalClaims, Won};
 use crate::driver::{Shared, Stop, drive};
@@ -35,8 +38,8 @@ const POLL_EVERY_UNHEARD: Duration = Duration::from_millis(500);
 /// The least pause between two looks that followers asked for, which are gathered meanwhile.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a drain that was cut waits for the claims to be released.
-const CUT_GRACE: Duration = Duration::from_secs(2);
+/// How long the store may take to hear that the replica leaves.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The first and the longest pause after a driver failed.
 const FAILED_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -49,7 +52,7 @@ pub struct ReplicaConfig {
     pub replica_id: ReplicaId,
     /// Sessions held at once.
     pub max_agents: usize,
-    /// How long a drain may take before what still runs is cut.
+    /// How long a drain may take before the model requests that are still open are cut.
     pub drain_timeout: Duration,
     /// Whether the server runs its own worker, whose leases from an earlier start are ended at once.
     pub embedded: bool,
@@ -62,13 +65,20 @@ pub struct Replica {
     observer: Arc<dyn Observer>,
     claims: LocalClaims,
     won: mpsc::UnboundedReceiver<Won>,
+    hurry: Hurry,
+    pulse: Pulse,
 }
 
 impl Replica {
     /// A replica that does nothing yet.
     pub fn new(world: World, config: ReplicaConfig, observer: Arc<dyn Observer>) -> Self {
         let (claims, won) = LocalClaims::new(config.replica_id.clone());
-        Self { world, config, observer, claims, won }
+        Self { world, config, observer, claims, won, hurry: Hurry::default(), pulse: Pulse::new() }
+    }
+
+    /// Through which a drain is told not to take its time.
+    pub fn hurry(&self) -> Hurry {
+        self.hurry.clone()
     }
 
     /// How client appends of this process hand it the claims that they win ([`Sessions::new`]).
@@ -76,10 +86,14 @@ impl Replica {
         self.claims.clone()
     }
 
+    /// Whether the store takes its heartbeats.
+    pub fn heartbeats(&self) -> Heartbeats {
+        self.pulse.heartbeats()
+    }
+
     /// Runs until `shutdown` is cancelled and the drain is over.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { world, config, observer, claims, won } = self;
-        let pulse = Pulse::new();
+        let Self { world, config, observer, claims, won, hurry, pulse } = self;
         let mut alive = JoinSet::new();
         tokio::select! {
             biased;
@@ -114,10 +128,12 @@ impl Replica {
         observer.draining();
         claims.close();
         working.shutdown().await;
-        scheduler.drain(config.drain_timeout).await;
+        scheduler.drain(config.drain_timeout, &hurry).await;
         // Unless it says so, the others find out by its silence.
-        if let Err(error) = world.leases.retire(&config.replica_id).await {
-            tracing::warn!(replica_id = %config.replica_id, %error, "the replica could not say goodbye");
+        match timeout(GOODBYE_PATIENCE, world.leases.retire(&config.replica_id)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the replica could not say goodbye"),
+            Err(_) => tracing::warn!("the replica could not say goodbye in time"),
         }
         observer.drained(began.elapsed().as_secs_f64());
     }
@@ -203,27 +219,6 @@ impl Scheduler {
             self.held.remove(&claim.session_id);
         }
         self.shared.observer.active(self.held.len());
-    }
-
-    /// Lets every driver come to a safe point, cuts those that take too long.
-    async fn drain(&mut self, drain_timeout: Duration) {
-        self.shared.draining.cancel();
-        self.won.close();
-        // What was won and not yet begun is handed over by a driver too.
-        while let Some(won) = self.won.recv().await {
-            self.start(won);
-        }
-        if timeout(drain_timeout, self.until_none_is_held()).await.is_err() {
-            tracing::warn!(sessions = self.held.len(), "the drain takes too long: cutting what still runs");
-            self.shared.cut.cancel();
-            let _ = timeout(CUT_GRACE, self.until_none_is_held()).await;
-        }
-        // A claiming pass that was stopped midway may have won what nobody here knows of.
-        if let Ok(unknown) = self.shared.world.leases.held(self.claims.replica_id()).await {
-            for claim in unknown {
-                let_go(self.shared.clone(), claim).await;
-            }
-        }
     }
 
     async fn until_none_is_held(&mut self) {

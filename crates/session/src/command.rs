@@ -96,6 +96,8 @@ pub enum ModelOutcome {
     Failed { kind: SessionErrorKind, message: String, retryable: bool, retry_after_ms: Option<u64> },
     /// The replica that made the request is gone; what the provider did is unknown.
     Lost,
+    /// The replica that made the request has to leave before the answer came: another one makes it again.
+    Cut,
 }
 
 /// A block of a model's answer, in the order in which the model gave it.

@@ -98,15 +98,6 @@ impl PostgresStore {
         .await
     }
 
-    /// Asks the database for a sign of life.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        bounded(async {
-            sqlx::query("SELECT 1").execute(&self.pool).await.map_err(store_error)?;
-            Ok(())
-        })
-        .await
-    }
-
     /// What time the database says it is.
     pub async fn time(&self) -> Result<Timestamp, StoreError> {
         bounded(async {

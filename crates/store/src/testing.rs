@@ -9,6 +9,7 @@
 mod redis;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -88,9 +89,10 @@ impl Cluster {
         assert!(initdb.status.success(), "initdb failed: {}", String::from_utf8_lossy(&initdb.stderr));
 
         // $1 is the server, $2 its data, $3 the folder, $4 whether to flush.
-        let watch = "trap '' INT; \"$1\" -D \"$2\" -k \"$3\" -c listen_addresses= -c fsync=$4 -c max_connections=300 \
-            -c shared_buffers=64MB -c full_page_writes=$4 >\"$3/log\" 2>&1 </dev/null & \
-            server=$!; read -r _; kill -QUIT $server; wait $server; rm -rf \"$2\" \"$3\"/* \"$3\"/.s.*; rmdir \"$3\"";
+        let watch = "trap '' INT; start() { \"$1\" -D \"$2\" -k \"$3\" -c listen_addresses= -c fsync=$4 \
+            -c max_connections=300 -c shared_buffers=64MB -c full_page_writes=$4 >>\"$3/log\" 2>&1 </dev/null & \
+            server=$!; }; start \"$@\"; while read -r order; do case $order in start) start \"$@\";; \
+            stop) kill -INT $server; wait $server;; esac; done; kill -QUIT $server; wait $server; rm -rf \"$2\" \"$3\"/* \"$3\"/.s.*; rmdir \"$3\"";
         let watcher = command(&run, Path::new("/bin/sh"))
             .args(["-c", watch, "watch"])
             .arg(binaries.join("postgres"))
@@ -128,10 +130,32 @@ impl Cluster {
         Database::at(&format!("postgres://postgres@localhost/{name}?host={}", self.folder.display()))
     }
 
+    /// Stops the server, as an operator who restarts it: transactions are rolled back, connections end.
+    pub async fn stop(&self) {
+        self.order("stop");
+        while self.answers().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts the server that was stopped.
+    pub async fn resume(&self) {
+        self.order("start");
+        self.await_start().await;
+    }
+
+    fn order(&self, order: &str) {
+        let mut watcher = self.watcher.stdin.as_ref().expect("the watcher listens while the cluster lives");
+        watcher.write_all(format!("{order}\n").as_bytes()).expect("the watcher lives");
+    }
+
+    async fn answers(&self) -> bool {
+        self.database_named("postgres").options.connect().await.is_ok()
+    }
+
     async fn await_start(&self) {
         let started = async {
-            let template1 = self.database_named("postgres");
-            while template1.options.connect().await.is_err() {
+            while !self.answers().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

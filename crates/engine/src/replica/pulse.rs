@@ -15,6 +15,9 @@ const SILENT_MAX: Duration = Duration::from_secs(3);
 /// A longer pause between two beats ends an unbroken run.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// Somebody who asks the store for something is told that it is away when it took no heartbeat for this long.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Copy)]
 struct Run {
     since: Instant,
@@ -32,6 +35,11 @@ pub(crate) struct Pulse {
 impl Pulse {
     pub(crate) fn new() -> Self {
         Self { run: watch::Sender::new(None) }
+    }
+
+    /// What others may see of it.
+    pub(crate) fn heartbeats(&self) -> Heartbeats {
+        Heartbeats { run: self.run.subscribe() }
     }
 
     /// The store took a heartbeat that was sent at `sent`.
@@ -77,5 +85,18 @@ impl Pulse {
             }
             _ => Duration::ZERO,
         }
+    }
+}
+
+/// Whether the store takes this replica's heartbeats: for those who want to know whether it is worth asking.
+#[derive(Clone)]
+pub struct Heartbeats {
+    run: watch::Receiver<Option<Run>>,
+}
+
+impl Heartbeats {
+    /// Whether heartbeats come through, or have failed for a moment only. True until the first one has.
+    pub fn come_through(&self) -> bool {
+        self.run.borrow().is_none_or(|run| !run.broken || run.last.elapsed() < AWAY_AFTER)
     }
 }

@@ -2,6 +2,7 @@
 
 mod bells;
 mod contract;
+mod drains;
 mod feeds;
 mod rig;
 mod sim;

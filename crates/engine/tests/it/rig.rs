@@ -8,7 +8,7 @@ use engine::memory::{LocalBell, MemoryBlobs, MemoryStore};
 use engine::observer::{Observer, Silent};
 use engine::port::model::{ModelAnswer, PreviewSink};
 use engine::port::{Clock, Entropy, Fence, Model, ModelError, ModelRequest, PreviewDelta};
-use engine::{Feed, FeedItem, From, Outcome, Replica, ReplicaConfig, Sessions, World};
+use engine::{Feed, FeedItem, From, Hurry, Outcome, Replica, ReplicaConfig, Sessions, World};
 use serde_json::{Map, json};
 use session::agent::{AgentSnapshot, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolConfig, ToolDefaults};
 use session::command::{AnswerBlock, ModelStop, Poster};
@@ -200,6 +200,7 @@ pub(crate) struct Rig {
 pub(crate) struct Running {
     pub(crate) sessions: Sessions,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) hurry: Hurry,
     pub(crate) task: JoinHandle<()>,
 }
 
@@ -253,9 +254,9 @@ impl Rig {
     fn start(&self, config: ReplicaConfig, observer: Arc<dyn Observer>) -> Running {
         let replica = Replica::new(self.world.clone(), config, Arc::clone(&observer));
         let sessions = Sessions::new(self.world.clone(), Some(replica.local_claims())).with_observer(observer);
-        let shutdown = CancellationToken::new();
+        let (shutdown, hurry) = (CancellationToken::new(), replica.hurry());
         let task = tokio::spawn(replica.run(shutdown.clone()));
-        Running { sessions, shutdown, task }
+        Running { sessions, shutdown, hurry, task }
     }
 
     /// A session of [`agent`].

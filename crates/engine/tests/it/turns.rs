@@ -292,27 +292,6 @@ async fn an_embedded_server_ends_the_leases_of_its_last_start_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_outlasts_the_drain_is_cut_and_made_again_elsewhere() {
-    let rig = Rig::new();
-    let first = rig.replica(4);
-    let id = rig.session(&first.sessions, EnvironmentKind::Cloud).await;
-    let mut feed = rig.follow(&id).await;
-    let mut slow = says(&["never"]);
-    slow.pause = Duration::from_secs(600);
-    rig.model.then(slow);
-    rig.model.then(says(&["Done."]));
-    post(&first.sessions, &id, vec![message("Go")]).await;
-    until(&mut feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
-    let _second = rig.replica(4);
-    first.shutdown.cancel();
-    first.task.await.unwrap();
-    until(&mut feed, is_idle).await;
-    let kinds = rig.kinds(&id).await;
-    assert!(!kinds.contains(&"log.taken_over"), "a hand-over is no death");
-    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_end").count(), 2);
-}
-
-#[tokio::test(start_paused = true)]
 async fn no_more_sessions_are_held_than_allowed() {
     let rig = Rig::new();
     let replica = rig.replica(1);
@@ -448,28 +427,6 @@ async fn a_session_of_a_killed_replica_goes_on_elsewhere() {
     assert!(kinds.contains(&"log.taken_over"));
     assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_start").count(), 2);
     assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_end").count(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drain_hands_the_session_over_between_two_steps() {
-    let rig = Rig::new();
-    let first = rig.replica(4);
-    let id = rig.session(&first.sessions, EnvironmentKind::Cloud).await;
-    let mut feed = rig.follow(&id).await;
-    let mut slow = calls(&["no_such_tool"]);
-    slow.pause = Duration::from_secs(2);
-    rig.model.then(slow);
-    rig.model.then(says(&["Done."]));
-    post(&first.sessions, &id, vec![message("Go")]).await;
-    until(&mut feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
-    let _second = rig.replica(4);
-    sleep(Duration::from_millis(300)).await;
-    first.shutdown.cancel();
-    until(&mut feed, is_idle).await;
-    first.task.await.unwrap();
-    let kinds = rig.kinds(&id).await;
-    assert!(!kinds.contains(&"log.taken_over"), "a hand-over is no death");
-    assert_eq!(kinds.iter().filter(|kind| **kind == "span.model_request_start").count(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use clap::Args;
 use engine::memory::LocalBell;
 use engine::port::Entropy as _;
-use engine::{Replica, ReplicaConfig, Sessions, World};
+use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::id::{Ids, ReplicaId};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ use super::system::{SystemClock, SystemEntropy, draw_key, now};
 use super::worker::{Handover, local_url};
 use super::{SettingsArguments, data_folder};
 use crate::config::{Config, NOT_YET, TimeSpan, WorkerSection};
-use crate::http::{self, Credentials, HttpLimits, Service, Strictness};
+use crate::http::{self, Credentials, Draining, HttpLimits, Service, Strictness};
 use crate::secret::Secret;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{Facts, Metrics};
@@ -47,7 +47,20 @@ const DATABASE_PAUSE_MIN: Duration = Duration::from_millis(100);
 const DATABASE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long connections may take to end once nothing is left to answer.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the database's connections may take to close.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What leaving may take beside the drain: to hand over what was cut, to end the worker, to close connections.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// The ends of streams are spread over this time, or over half the drain where that is shorter.
+const STREAMS_SPREAD_MAX: Duration = Duration::from_secs(10);
+
+/// A server with a database of its own drains for no longer than this: nobody else goes on with its sessions
+/// meanwhile, and its next start asks again what is cut.
+const LONE_DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// How the server is run.
 #[derive(Debug, Default, Args)]
@@ -134,9 +147,14 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 
     let close = CancellationToken::new();
     let gate = Gate::default();
-    let api = tokio::spawn(listener::serve(listener, gate.router(), close.clone()));
+    let is_lone = config.database.url.is_none();
+    let drain_timeout = drain_timeout(&config, is_lone);
+    // The clients of a server that is alone can only come back to its next start.
+    let spread = if is_lone { Duration::ZERO } else { STREAMS_SPREAD_MAX.min(drain_timeout / 2) };
+    let draining = Draining::new(spread);
+    let api = tokio::spawn(listener::serve(listener, gate.router(), draining.begun().clone(), close.clone()));
     let scrapes = metrics::router(Arc::clone(&metrics));
-    let metrics_api = tokio::spawn(listener::serve(metrics_listener, scrapes, close.clone()));
+    let metrics_api = tokio::spawn(listener::serve(metrics_listener, scrapes, CancellationToken::new(), close.clone()));
 
     let store = match local_store {
         Some(store) => store,
@@ -145,7 +163,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             () = signals.stop() => return Ok(ExitCode::SUCCESS),
         },
     };
-    let running = Running::start(&config, &store, models, metrics, &gate, &api_key, &url)?;
+    let running = Running::start(
+        &config,
+        &store,
+        Parts { models, metrics, gate: &gate, draining, drain_timeout, api_key: &api_key, url: &url },
+    )?;
     let key_path = data_folder::key_path(&config.server.data_dir);
     Welcome {
         url: &url,
@@ -157,7 +179,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     .say(config.logging.format);
 
     signals.stop().await;
-    running.drain(&mut signals, &store).await;
+    running.drain(&mut signals).await;
     close.cancel();
     let closing = async {
         let _ = tokio::join!(api, metrics_api);
@@ -165,8 +187,27 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
         tracing::warn!("some connections did not end in time and are cut");
     }
-    store.database().close().await;
+    if tokio::time::timeout(DATABASE_PATIENCE, store.database().close()).await.is_err() {
+        tracing::warn!("the database's connections did not close in time");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long the drain may take; says so where that cannot work.
+fn drain_timeout(config: &Config, is_lone: bool) -> Duration {
+    let asked = config.server.drain_timeout.get();
+    let drain_timeout = if is_lone { asked.min(LONE_DRAIN_MAX) } else { asked };
+    if let Some(grace) = config.server.termination_grace
+        && drain_timeout + LEAVING > grace.get()
+    {
+        tracing::error!(
+            "server.termination_grace is {grace}, but a drain may take {} s and leaving {} s more: this server will be \
+             killed before it has handed its turns over; raise the grace period or lower server.drain_timeout",
+            drain_timeout.as_secs(),
+            LEAVING.as_secs()
+        );
+    }
+    drain_timeout
 }
 
 /// The key that clients send, and whether it was made here.
@@ -191,7 +232,7 @@ async fn reach_database(config: &Config) -> anyhow::Result<Store> {
             if config.database.migrate {
                 database.migrate().await?
             } else {
-                database.ping().await?
+                database.expect_schema().await?
             }
             anyhow::Ok(store)
         };
@@ -207,12 +248,22 @@ async fn reach_database(config: &Config) -> anyhow::Result<Store> {
     }
 }
 
+/// What [`Running`] is put together from.
+struct Parts<'a> {
+    models: Arc<model::Router>,
+    metrics: Arc<Metrics>,
+    gate: &'a Gate,
+    draining: Draining,
+    drain_timeout: Duration,
+    api_key: &'a Secret,
+    url: &'a str,
+}
+
 /// The parts that work behind the API.
 struct Running {
     model_ids: Vec<String>,
-    replica_id: ReplicaId,
-    /// Cancelled when the drain begins.
-    draining: CancellationToken,
+    draining: Draining,
+    hurry: Hurry,
     /// Cancelled when it is over.
     drained: CancellationToken,
     replica: JoinHandle<()>,
@@ -221,34 +272,28 @@ struct Running {
 
 impl Running {
     /// Starts everything, and opens the gate.
-    fn start(
-        config: &Config,
-        store: &Store,
-        models: Arc<model::Router>,
-        metrics: Arc<Metrics>,
-        gate: &Gate,
-        api_key: &Secret,
-        url: &str,
-    ) -> anyhow::Result<Self> {
-        let (draining, drained) = (CancellationToken::new(), CancellationToken::new());
+    fn start(config: &Config, store: &Store, parts: Parts<'_>) -> anyhow::Result<Self> {
+        let Parts { models, metrics, gate, draining, drain_timeout, api_key, url } = parts;
+        let drained = CancellationToken::new();
         let world = world(config, store, Arc::clone(&models) as _)?;
         let replica_id: ReplicaId = Ids::from_seed(SystemEntropy.draw()).next();
         let is_embedded = config.worker.is_embedded();
         let replica_config = ReplicaConfig {
-            replica_id: replica_id.clone(),
+            replica_id,
             max_agents: config.agent.max_agents,
-            drain_timeout: config.server.drain_timeout.get(),
+            drain_timeout,
             // With a database of its own nobody else's worker can hold anything.
             embedded: is_embedded && config.database.url.is_none(),
         };
         let replica = Replica::new(world.clone(), replica_config, Arc::clone(&metrics) as _);
         let sessions =
             Sessions::new(world.clone(), Some(replica.local_claims())).with_observer(Arc::clone(&metrics) as _);
-        let replica = tokio::spawn(replica.run(draining.clone()));
+        let (hurry, heartbeats) = (replica.hurry(), replica.heartbeats());
+        let replica = tokio::spawn(replica.run(draining.begun().clone()));
 
         let readiness =
             Arc::new(ReplicaReadiness::new(Arc::clone(&metrics), draining.clone(), config.agent.max_agents));
-        let watch = Arc::clone(&readiness).watch(Arc::clone(&store.leases), store.database(), drained.clone());
+        let watch = Arc::clone(&readiness).watch(heartbeats, store.database(), drained.clone());
         tokio::spawn(watch);
 
         let worker_key = config.worker.key.as_ref().map(|key| key.expose().to_owned());
@@ -278,21 +323,23 @@ impl Running {
             };
             tokio::spawn(embedded::keep(handover, readiness, drained.clone()))
         });
-        Ok(Self { model_ids, replica_id, draining, drained, replica, worker })
+        Ok(Self { model_ids, draining, hurry, drained, replica, worker })
     }
 
-    /// Hands everything over. A second signal cuts short what still runs; the others take it from there.
-    async fn drain(mut self, signals: &mut Signals, store: &Store) {
+    /// Hands everything over. A second signal leaves open model requests the last fifth of the drain, a third none.
+    async fn drain(mut self, signals: &mut Signals) {
         tracing::info!("draining: no new turn begins here");
-        self.draining.cancel();
-        tokio::select! {
-            _ = &mut self.replica => {}
-            () = signals.stop() => {
-                tracing::warn!("told to hurry: what still runs is left to others");
-                self.replica.abort();
-                let _ = store.leases.retire(&self.replica_id).await;
+        self.draining.begin();
+        loop {
+            tokio::select! {
+                _ = &mut self.replica => break,
+                () = signals.stop() => {
+                    tracing::warn!("told to hurry");
+                    self.hurry.hurry();
+                }
             }
         }
+        self.draining.streams_ended().await;
         self.drained.cancel();
         if let Some(worker) = self.worker {
             let _ = worker.await;

@@ -91,12 +91,12 @@ impl Database {
         }
     }
 
-    /// Asks for a sign of life.
-    pub(super) async fn ping(&self) -> anyhow::Result<()> {
-        match self {
-            Self::Sqlite(_) => Ok(()),
-            Self::Postgres(store) => Ok(store.ping().await?),
-        }
+    /// Fails unless the schema is this build's, or a newer one. A SQLite store is migrated when it is opened.
+    pub(super) async fn expect_schema(&self) -> anyhow::Result<()> {
+        let Self::Postgres(store) = self else { return Ok(()) };
+        let missing = store.migration_status().await?.iter().filter(|migration| !migration.applied).count();
+        anyhow::ensure!(missing == 0, "the schema lacks {missing} migrations: run `agent-service migrate`");
+        Ok(())
     }
 
     /// Connections open, and how many of them are idle.

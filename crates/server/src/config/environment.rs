@@ -70,11 +70,12 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<T,
 
 /// Every variable, in the order in which they are applied.
 pub(super) fn variables() -> impl Iterator<Item = Variable> {
-    let groups: [Vec<Variable>; 14] = [
+    let groups: [Vec<Variable>; 15] = [
         plain!("AGENT_PORT", "server.port", server.port).into(),
         plain!("AGENT_METRICS_PORT", "server.metrics_port", server.metrics_port).into(),
         plain!("AGENT_DATA_DIR", "server.data_dir", server.data_dir).into(),
         plain!("AGENT_TRACK", "server.track", server.track).into(),
+        plain!("AGENT_TERMINATION_GRACE", "server.termination_grace", server.termination_grace, Some).into(),
         secret!("AGENT_API_KEY", "server.api_key", server.api_key, server.api_key_file).into(),
         secret!("AGENT_WORKER_KEY", "worker.key", worker.key, worker.key_file).into(),
         plain!("AGENT_SERVER_URL", "worker.server_url", worker.server_url).into(),

@@ -20,8 +20,14 @@ pub struct ServerSection {
     pub port: u16,
     /// Port of the metrics, a listener of its own without authentication. 0 takes a free one and prints it.
     pub metrics_port: u16,
-    /// How long running turns may go on after SIGTERM before they are handed over.
+    /// How long model requests may stay open after SIGTERM. Turns are handed over between two steps, so nothing else
+    /// takes time; a request that is cut is made again by another replica. A server that keeps its record in SQLite
+    /// waits for 10 s at most, since nobody goes on with its turns before its next start.
     pub drain_timeout: TimeSpan,
+    /// How long whoever ends this process waits between SIGTERM and SIGKILL: `terminationGracePeriodSeconds` of
+    /// Kubernetes without the `preStop` pause, `stop_grace_period` of compose. A drain that does not fit is told as
+    /// an error at start.
+    pub termination_grace: Option<TimeSpan>,
     /// Folder that holds the SQLite database, the workspaces of the server's own worker and the key that was made.
     pub data_dir: PathBuf,
     /// Release track of this process, `stable` or `canary`: a label of every metric and log line.
@@ -40,6 +46,7 @@ impl Default for ServerSection {
             port: 8080,
             metrics_port: 9090,
             drain_timeout: TimeSpan::from_secs(300),
+            termination_grace: None,
             data_dir: PathBuf::from("./data"),
             track: "stable".to_owned(),
             api_key: None,

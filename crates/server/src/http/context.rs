@@ -7,14 +7,14 @@ use std::any::Any;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use session::id::RequestId;
 
 use super::Service;
 use super::error::{ApiError, Kind};
-use super::unread;
+use super::{outage, unread};
 
 /// Hears what the API does; the metrics implement it. Every method does nothing unless overridden.
 pub trait HttpObserver: Send + Sync + 'static {
@@ -49,11 +49,13 @@ pub struct FinishedRequest<'r> {
     pub duration: Duration,
 }
 
-/// Values of the label `class` of `agent_errors_total` that the API can cause.
+/// What a request was refused or failed for, as far as measurements tell it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
     Internal,
     Storage,
+    /// The process drains and takes nothing that lasts.
+    Draining,
     Client,
 }
 
@@ -61,15 +63,19 @@ pub enum ErrorClass {
 pub(super) async fn observe(State(service): State<Service>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let request_id: RequestId = service.id();
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let route = request.extensions().get::<MatchedPath>().cloned();
 
     let (request, rest) = unread::lend(request);
-    let response = next.run(request).await;
+    let response = outage::run(&service, request, next).await;
     rest.discard().await;
     let mut response = finish(&service, response, &request_id, &method, route.as_ref());
     let request_id = HeaderValue::from_str(request_id.as_str()).expect("a request id is alphanumeric");
     response.headers_mut().insert("request-id", request_id);
+    // HTTP/2 knows no such header; its connections are told by the listener.
+    if version <= Version::HTTP_11 && service.draining.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 
     service.observer.request_finished(&FinishedRequest {
         method: &method,
@@ -99,10 +105,11 @@ fn finish(
     let class = match error.kind {
         Kind::Internal => ErrorClass::Internal,
         Kind::Unavailable => ErrorClass::Storage,
+        Kind::Draining => ErrorClass::Draining,
         _ => ErrorClass::Client,
     };
     service.observer.error(class);
-    if class != ErrorClass::Client {
+    if !matches!(class, ErrorClass::Client | ErrorClass::Draining) {
         tracing::error!(
             %request_id,
             %method,

@@ -34,6 +34,8 @@ pub(super) enum Kind {
     NotImplemented,
     /// Something this server needs does not answer just now.
     Unavailable,
+    /// This replica is about to leave; another one does it.
+    Draining,
     /// A fault of the server.
     Internal,
 }
@@ -50,7 +52,7 @@ impl Kind {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -64,7 +66,7 @@ impl Kind {
             Self::NotFound => "not_found_error",
             Self::Conflict => "conflict_error",
             Self::TooLarge => "request_too_large",
-            Self::NotImplemented | Self::Unavailable | Self::Internal => "api_error",
+            Self::NotImplemented | Self::Unavailable | Self::Draining | Self::Internal => "api_error",
         }
     }
 
@@ -147,6 +149,13 @@ impl ApiError {
     pub(super) fn unavailable(message: impl Into<String>, cause: impl Into<String>) -> Self {
         let mut error = Self::new(Kind::Unavailable, message);
         error.cause = Some(cause.into());
+        error.retry_after_seconds = Some(1);
+        error
+    }
+
+    /// Trying again shortly is right, and meets another replica: 503.
+    pub(super) fn draining(message: impl Into<String>) -> Self {
+        let mut error = Self::new(Kind::Draining, message);
         error.retry_after_seconds = Some(1);
         error
     }

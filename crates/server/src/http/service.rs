@@ -9,10 +9,11 @@ use session::Timestamp;
 use session::agent::{Effort, Speed};
 use session::id::{Identifier, Ids};
 use subtle::{Choice, ConstantTimeEq};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use super::auth::secret_hash;
 use super::context::HttpObserver;
+use super::draining::Draining;
 
 /// The state of the API: cheap to clone, the same in every request.
 #[derive(Clone)]
@@ -27,8 +28,7 @@ pub struct Service {
     /// What `allow_package_managers` of an environment allows.
     pub package_hosts: Arc<[String]>,
     pub strictness: Strictness,
-    /// Cancelled when the process drains: open streams end, so that clients reconnect elsewhere.
-    pub draining: CancellationToken,
+    pub draining: Draining,
 }
 
 impl Service {
@@ -117,6 +117,11 @@ pub struct ModelInfo {
 /// Whether this replica should get new work.
 pub trait Readiness: Send + Sync + 'static {
     fn report(&self) -> ReadinessReport;
+
+    /// Whether the store answers, for requests that need it; `None` where nobody watches that.
+    fn store_is_up(&self) -> Option<watch::Receiver<bool>> {
+        None
+    }
 }
 
 /// The answer of `GET /ready`.

@@ -23,6 +23,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::Service;
 use super::auth::{self, Caller};
 use super::context::HttpObserver;
+use super::draining::Place;
 use super::error::ApiError;
 use super::exposure::{Exposure, freed_by};
 use super::path::Ids;
@@ -82,6 +83,12 @@ pub(super) async fn open(
     state: &State,
     deltas: Deltas,
 ) -> Result<Response, ApiError> {
+    // Before the first byte, a refusal is what a proxy may try again on another replica.
+    if service.draining.is_draining() {
+        return Err(ApiError::draining(
+            "this server is shutting down: open the stream again, and another one takes it",
+        ));
+    }
     let feed = Feed::follow(&service.world, &state.session_id, From::Now).await?;
     let interval = Duration::from_millis(service.limits.ping_interval_ms.max(1));
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
@@ -97,6 +104,7 @@ pub(super) async fn open(
         return Err(auth::former_holder());
     }
     let connection = Connection {
+        place: service.draining.place(&*service.world.entropy),
         counted: Counted::new(&service),
         service,
         session_id: state.session_id.clone(),
@@ -137,6 +145,8 @@ struct Connection {
     recorded_to: u64,
     greeted: bool,
     ended: bool,
+    /// When the stream ends if the process drains.
+    place: Place,
     #[expect(dead_code, reason = "counts the stream as open until it is dropped")]
     counted: Counted,
 }
@@ -154,7 +164,7 @@ impl Connection {
         loop {
             tokio::select! {
                 biased;
-                () = self.service.draining.cancelled() => {
+                () = self.place.comes() => {
                     self.ended = true;
                     return Some(RECONNECT);
                 }

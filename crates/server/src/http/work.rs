@@ -59,7 +59,7 @@ pub(super) async fn poll(
             return Ok(Json(view(&item, Some(&token))));
         }
         let (Some(deadline), Some(bell)) = (deadline, bell.as_mut()) else { return Ok(Json(Value::Null)) };
-        if Instant::now() >= deadline || service.draining.is_cancelled() {
+        if Instant::now() >= deadline || service.draining.is_draining() {
             return Ok(Json(Value::Null));
         }
         wait(bell, &service, deadline).await;
@@ -77,7 +77,7 @@ async fn wait(bell: &mut Box<dyn Listener>, service: &Service, deadline: Instant
     };
     tokio::select! {
         () = queued => {}
-        () = service.draining.cancelled() => {}
+        () = service.draining.begun().cancelled() => {}
         () = tokio::time::sleep_until(deadline) => {}
     }
 }

@@ -1,8 +1,10 @@
 //! The executable itself: its subcommands, started as a person or an orchestrator starts them.
 
 mod chat;
+mod drain;
 mod embedded;
 mod keys;
 mod process;
+mod readiness;
 mod serve;
 mod settings;

@@ -12,6 +12,7 @@ use crate::event::{
 };
 use crate::id::EventId;
 use crate::state::{OpenRequest, Status};
+use crate::time::Timestamp;
 
 /// Compactions in a row, without an answer in between, after which the turn fails.
 const COMPACTIONS_IN_A_ROW_MAX: u32 = 3;
@@ -79,6 +80,14 @@ impl Draft<'_> {
                 }
             }
             ModelOutcome::Lost => self.end_span(&request, true, usage),
+            ModelOutcome::Cut => {
+                self.end_span(&request, true, usage);
+                if self.state.interrupt.is_some() {
+                    self.stop_turn();
+                } else {
+                    self.wait_until(self.now);
+                }
+            }
         }
         Ok(())
     }
@@ -192,10 +201,14 @@ impl Draft<'_> {
         };
         let id = self.id();
         self.emit(Event::Error { id, error: SessionError { kind, message, retry_status: RetryStatus::Retrying } });
+        self.wait_until(self.now.plus_millis(i64::try_from(wait_ms).unwrap_or(i64::MAX)));
+    }
+
+    /// The request is made again no earlier than `retry_at`.
+    fn wait_until(&mut self, retry_at: Timestamp) {
         let (id, session_thread_id, agent_name) = self.thread_event();
         self.emit(Event::ThreadStatusRescheduled { id, session_thread_id, agent_name });
         let id = self.id();
-        let retry_at = self.now.plus_millis(i64::try_from(wait_ms).unwrap_or(i64::MAX));
         self.emit(Event::StatusRescheduled { id, internal: Backoff { retry_at } });
     }
 

@@ -147,7 +147,7 @@ fn own(story: &Story, choice: u8) -> Option<Command> {
     Some(match due(&story.state, story.now).into_iter().next()? {
         Work::BeginModelRequest => Command::BeginModelRequest,
         Work::AwaitModel(request) => {
-            let outcome = match choice % 10 {
+            let outcome = match choice % 11 {
                 0 => fails(true),
                 1 => fails(false),
                 2 => calls(&["write", "bash", "lookup"]),
@@ -155,6 +155,7 @@ fn own(story: &Story, choice: u8) -> Option<Command> {
                 4 => calls(&["lookup", "nonsense"]),
                 5 => session::command::ModelOutcome::Lost,
                 6 => thinks("hm"),
+                7 => session::command::ModelOutcome::Cut,
                 _ => says("so"),
             };
             Command::FinishModelRequest { span_id: request.span_id, outcome, usage }

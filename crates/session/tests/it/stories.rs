@@ -508,6 +508,27 @@ fn a_lost_request_is_made_again_as_a_new_one() {
 }
 
 #[test]
+fn a_request_that_is_cut_waits_for_no_time_and_counts_as_no_attempt() {
+    let story = given(CLOUD).posts(vec![message("go")]).begins().model_uses(ModelOutcome::Cut, NO_USAGE).then(&[
+        "span.model_request_end error",
+        "thread_status_rescheduled",
+        "status_rescheduled",
+    ]);
+    assert_eq!(story.state.turn.as_ref().map(|turn| (turn.attempts, turn.takeovers)), Some((0, 0)));
+    story.when(Command::Resume).then(&["status_running", "thread_status_running"]).then_due("begin");
+}
+
+#[test]
+fn an_interrupt_that_met_a_cut_request_ends_the_turn() {
+    given(CLOUD)
+        .posts(vec![message("go")])
+        .begins()
+        .posts(vec![interrupt()])
+        .model_uses(ModelOutcome::Cut, NO_USAGE)
+        .then_due("");
+}
+
+#[test]
 fn a_session_that_kills_its_owners_is_given_up() {
     given(CLOUD)
         .posts(vec![message("go")])

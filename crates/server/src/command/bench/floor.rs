@@ -84,7 +84,7 @@ async fn serve(folder: &Path) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
-        () = listener::serve(listener, router, stop) => {}
+        () = listener::serve(listener, router, CancellationToken::new(), stop) => {}
         _ = terminate.recv() => {}
     }
     store.database().close().await;

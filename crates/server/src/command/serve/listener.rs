@@ -2,10 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::http::{Request, Version};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -13,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
@@ -57,10 +62,18 @@ fn is_missing_family(error: &io::Error) -> bool {
 }
 
 /// Serves every connection until `stop`; then answers what is under way and returns.
-pub(in crate::command) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+///
+/// From `draining` on, HTTP/2 connections are told to open no new request. Those of HTTP/1.1 learn it from the next
+/// answer: closing an idle one could meet a request that is just on its way, which nobody may send again.
+pub(in crate::command) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) {
     let connections = TaskTracker::new();
     while let Some(stream) = accept(&listener, &stop).await {
-        connections.spawn(converse(stream, router.clone(), stop.clone()));
+        connections.spawn(converse(stream, router.clone(), draining.clone(), stop.clone()));
     }
     drop(listener);
     connections.close();
@@ -91,17 +104,33 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// One connection from its first byte to its last. Its errors are the client's own and told to nobody.
-async fn converse(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn converse(stream: TcpStream, router: Router, draining: CancellationToken, stop: CancellationToken) {
     // Without this, small frames of a stream wait for the acknowledgement of those before.
     let _ = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let is_http2 = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&is_http2);
+    let service = router.map_request(move |request: Request<Incoming>| {
+        noted.store(request.version() == Version::HTTP_2, Ordering::Relaxed);
+        request
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = draining.cancelled() => {
+            if is_http2.load(Ordering::Relaxed) {
+                connection.as_mut().graceful_shutdown();
+            } else {
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                }
+            }
+        }
     }
     let _ = connection.await;
 }

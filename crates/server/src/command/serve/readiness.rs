@@ -1,34 +1,34 @@
-//! Whether this replica should get new work, and a look at its dependencies every few seconds.
+//! Whether this replica should get new work, and how its dependencies are.
+//!
+//! Whether the database answers is read from the replica's heartbeats, which have a connection of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use engine::port::Leases;
+use engine::Heartbeats;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::store::Database;
-use crate::http::{AgentFigures, Readiness, ReadinessReport};
+use crate::http::{AgentFigures, Draining, Readiness, ReadinessReport};
 use crate::telemetry::metrics::Metrics;
 
-/// Between two looks at the dependencies.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long the database may take to answer a small query before it counts as down.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at the heartbeats and the pool.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What `/ready` says.
 pub(super) struct ReplicaReadiness {
     metrics: Arc<Metrics>,
-    draining: CancellationToken,
+    draining: Draining,
     max_agents: usize,
-    database_is_up: AtomicBool,
+    database_is_up: watch::Sender<bool>,
     worker_is_up: AtomicBool,
 }
 
 impl ReplicaReadiness {
-    pub(super) fn new(metrics: Arc<Metrics>, draining: CancellationToken, max_agents: usize) -> Self {
-        let (database_is_up, worker_is_up) = (AtomicBool::new(true), AtomicBool::new(true));
+    pub(super) fn new(metrics: Arc<Metrics>, draining: Draining, max_agents: usize) -> Self {
+        let (database_is_up, worker_is_up) = (watch::Sender::new(true), AtomicBool::new(true));
         Self { metrics, draining, max_agents, database_is_up, worker_is_up }
     }
 
@@ -39,7 +39,7 @@ impl ReplicaReadiness {
     }
 
     /// Looks at the dependencies until `stop`.
-    pub(super) async fn watch(self: Arc<Self>, leases: Arc<dyn Leases>, database: Database, stop: CancellationToken) {
+    pub(super) async fn watch(self: Arc<Self>, heartbeats: Heartbeats, database: Database, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -49,15 +49,15 @@ impl ReplicaReadiness {
             }
             let (open, idle) = database.connections();
             self.metrics.pool(open, idle);
-            let up = matches!(tokio::time::timeout(ANSWER_TIMEOUT, leases.next_wake()).await, Ok(Ok(_)));
-            if self.database_is_up.swap(up, Ordering::Relaxed) != up {
+            let up = heartbeats.come_through();
+            if self.database_is_up.send_replace(up) != up {
                 if up {
                     tracing::info!("the database answers again")
                 } else {
-                    tracing::error!("the database does not answer")
+                    tracing::error!("the database does not answer: requests that need it are refused")
                 }
+                self.metrics.dependency("database", up);
             }
-            self.metrics.dependency("database", up);
         }
     }
 }
@@ -65,15 +65,19 @@ impl ReplicaReadiness {
 impl Readiness for ReplicaReadiness {
     /// A loss of the database after the start makes nobody unready: all replicas would go at once.
     fn report(&self) -> ReadinessReport {
-        let draining = self.draining.is_cancelled();
-        let degraded = [("database", &self.database_is_up), ("worker", &self.worker_is_up)];
-        let degraded =
-            degraded.iter().filter(|(_, up)| !up.load(Ordering::Relaxed)).map(|(name, _)| (*name).to_owned());
+        let draining = self.draining.is_draining();
+        let dependencies =
+            [("database", *self.database_is_up.borrow()), ("worker", self.worker_is_up.load(Ordering::Relaxed))];
+        let degraded = dependencies.iter().filter(|(_, up)| !up).map(|(name, _)| (*name).to_owned());
         ReadinessReport {
             reasons: if draining { vec!["draining".to_owned()] } else { Vec::new() },
             degraded: degraded.collect(),
             draining,
             agents: AgentFigures { held: self.metrics.active_agents(), max: self.max_agents },
         }
+    }
+
+    fn store_is_up(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.database_is_up.subscribe())
     }
 }

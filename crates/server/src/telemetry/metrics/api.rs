@@ -17,14 +17,16 @@ impl HttpObserver for Metrics {
     }
 
     fn error(&self, class: ErrorClass) {
-        Self::error(
-            self,
-            match class {
-                ErrorClass::Internal => "internal",
-                ErrorClass::Storage => "storage",
-                ErrorClass::Client => "client",
-            },
-        );
+        let (class, rejection) = match class {
+            ErrorClass::Internal => ("internal", None),
+            ErrorClass::Storage => ("storage", Some("dependency")),
+            ErrorClass::Draining => ("overload", Some("draining")),
+            ErrorClass::Client => ("client", None),
+        };
+        Self::error(self, class);
+        if let Some(reason) = rejection {
+            self.rejections.get_or_create(&[("reason", reason)]).inc();
+        }
     }
 
     fn egress_refused(&self, reason: &str, count: u64) {

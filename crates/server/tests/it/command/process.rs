@@ -1,6 +1,7 @@
 //! Starts the executable, waits for what it says, and ends it with the test.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
@@ -47,14 +48,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts it on free ports and returns when it listens. It has no worker: these tests call no tool.
     pub(super) fn start(data_dir: &Path, more: impl FnOnce(&mut Command)) -> Self {
-        let config = data_dir.with_extension("yaml");
-        if !config.exists() {
-            std::fs::write(&config, "worker: {embedded: false}\n").unwrap();
-        }
-        let mut command = agent_service(&["--port", "0", "--metrics-port", "0", "--host", "127.0.0.1"]);
-        command.env("AGENT_CONFIG", config).env("AGENT_DATA_DIR", data_dir);
-        more(&mut command);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = spawn(data_dir, [0, 0], more);
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut welcome = String::new();
         while !welcome.contains("metrics on ") {
@@ -70,6 +64,21 @@ impl Server {
         };
         let (url, metrics_url) = (address("listening on "), address("metrics on "));
         Self { child, output, welcome, url, metrics_url }
+    }
+
+    /// Starts it and returns as soon as it lives: one that waits for its database says nothing yet.
+    pub(super) fn start_waiting(data_dir: &Path, more: impl FnOnce(&mut Command)) -> Self {
+        // Both are held until both are known, and then free again for a moment.
+        let listeners = [0, 1].map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+        let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        drop(listeners);
+        let mut child = spawn(data_dir, ports, more);
+        let output = BufReader::new(child.stdout.take().unwrap());
+        while TcpStream::connect(("127.0.0.1", ports[0])).is_err() {
+            assert_eq!(child.try_wait().unwrap(), None, "the server did not start");
+        }
+        let [url, metrics_url] = ports.map(|port| format!("http://127.0.0.1:{port}"));
+        Self { child, output, welcome: String::new(), url, metrics_url: format!("{metrics_url}/metrics") }
     }
 
     /// `GET`s a URL with a key: status and body.
@@ -103,6 +112,18 @@ impl Server {
         self.output.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap().code(), rest)
     }
+}
+
+fn spawn(data_dir: &Path, [port, metrics_port]: [u16; 2], more: impl FnOnce(&mut Command)) -> Child {
+    let config = data_dir.with_extension("yaml");
+    if !config.exists() {
+        std::fs::write(&config, "worker: {embedded: false}\n").unwrap();
+    }
+    let (port, metrics_port) = (port.to_string(), metrics_port.to_string());
+    let mut command = agent_service(&["--port", &port, "--metrics-port", &metrics_port, "--host", "127.0.0.1"]);
+    command.env("AGENT_CONFIG", config).env("AGENT_DATA_DIR", data_dir);
+    more(&mut command);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 impl Drop for Server {

@@ -17,8 +17,8 @@ use engine::{Replica, ReplicaConfig, Sessions, World};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use server::http::{
-    Credentials, ENVIRONMENT_KEY_PREFIX, HttpLimits, HttpObserver, ModelCatalog, ModelInfo, NoObserver, Readiness,
-    ReadinessReport, Service, Strictness, router, secret_hash,
+    Credentials, Draining, ENVIRONMENT_KEY_PREFIX, HttpLimits, HttpObserver, ModelCatalog, ModelInfo, NoObserver,
+    Readiness, ReadinessReport, Service, Strictness, router, secret_hash,
 };
 use session::Timestamp;
 use session::command::{AnswerBlock, ModelStop};
@@ -39,7 +39,7 @@ pub(super) struct Api {
     service: Service,
     store: Arc<SqliteStore>,
     pub(super) world: World,
-    pub(super) draining: CancellationToken,
+    pub(super) draining: Draining,
     _replica: Option<DropGuard>,
     _folder: tempfile::TempDir,
 }
@@ -81,7 +81,7 @@ impl Api {
             watch: Arc::default(),
         };
         let (claims, replica) = if drives { drive(&world) } else { (None, None) };
-        let draining = CancellationToken::new();
+        let draining = Draining::new(Duration::ZERO);
         let service = Service {
             world: world.clone(),
             sessions: Sessions::new(world.clone(), claims),
@@ -100,6 +100,13 @@ impl Api {
     /// The same server with other strictness.
     pub(super) fn with_strictness(self, strictness: Strictness) -> Self {
         Self { router: router(Service { strictness, ..self.service.clone() }), ..self }
+    }
+
+    /// The same server, which spreads the ends of its streams over a while.
+    pub(super) fn draining_over(self, spread: Duration) -> Self {
+        let draining = Draining::new(spread);
+        let service = Service { draining: draining.clone(), ..self.service.clone() };
+        Self { router: router(service.clone()), service, draining, ..self }
     }
 
     /// The same server, whose operator has named no hosts of package managers.

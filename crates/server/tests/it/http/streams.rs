@@ -1,7 +1,10 @@
 //! `/v1/sessions/{id}/events/stream`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use server::http::HttpLimits;
+use tokio::time::Instant;
 
 use super::api::{API_KEY, Api, Stream, Text, types};
 
@@ -88,8 +91,44 @@ async fn an_idle_stream_is_kept_alive_and_ends_with_a_drain() {
     let session = api.session("cloud").await;
     let mut stream = api.follow(&session).await;
     assert_eq!(stream.until("ping").await.len(), 1);
-    api.draining.cancel();
+    api.draining.begin();
     while stream.next().await.is_some() {}
+    let refused = api.get(&format!("/v1/sessions/{session}/events/stream")).await;
+    assert!(refused.error(503, "api_error").contains("open the stream again"));
+    assert!(refused.headers["retry-after"] == "1" && refused.headers["connection"] == "close");
+    let said = api.say(&session, "while it drains").await;
+    assert_eq!(said.headers["connection"], "close");
+    said.ok();
+}
+
+#[tokio::test]
+async fn the_ends_of_streams_are_spread_over_a_while() {
+    let spread = Duration::from_secs(10);
+    let api = Api::start_without_replica().await.draining_over(spread);
+    let session = api.session("cloud").await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(api.follow(&session).await);
+    }
+    // Nothing but the drain is waited for from here on, and its time need not pass.
+    tokio::time::pause();
+    let began = Instant::now();
+    api.draining.begin();
+    let mut ends = Vec::new();
+    for mut stream in streams {
+        ends.push(tokio::spawn(async move {
+            while stream.next().await.is_some() {}
+            Instant::now()
+        }));
+    }
+    api.draining.streams_ended().await;
+    let mut seconds = std::collections::BTreeSet::new();
+    for end in ends {
+        let after = end.await.unwrap() - began;
+        assert!(after <= spread, "{after:?}");
+        seconds.insert(after.as_secs());
+    }
+    assert!(seconds.len() > 3, "{seconds:?}");
 }
 
 #[tokio::test]
