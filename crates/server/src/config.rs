@@ -12,6 +12,7 @@ mod keys;
 mod logging;
 mod network;
 mod providers;
+mod redis;
 pub mod reference;
 mod secrets;
 mod server;
@@ -33,6 +34,7 @@ pub use environments::EnvironmentsSection;
 pub use logging::{LogFormat, LoggingSection};
 pub use network::{AddressRange, AddressRangeError, WorkerNetwork, WorkerNetworkLimits};
 pub use providers::{ProviderAccess, ProvidersSection};
+pub use redis::RedisSection;
 pub use secrets::{HIDDEN, SecretError};
 pub use server::ServerSection;
 pub use units::{ByteSize, TimeSpan, UnitError};
@@ -46,6 +48,7 @@ pub struct Config {
     pub agent: AgentSection,
     pub logging: LoggingSection,
     pub database: DatabaseSection,
+    pub redis: RedisSection,
     pub environments: EnvironmentsSection,
     pub worker: WorkerSection,
     pub providers: ProvidersSection,
@@ -134,6 +137,7 @@ impl Config {
     fn read_secrets(&mut self) -> Result<(), SecretError> {
         self.server.read_secrets()?;
         self.database.read_secrets()?;
+        self.redis.read_secrets()?;
         self.worker.read_secrets()?;
         self.providers.read_secrets()
     }
@@ -143,6 +147,7 @@ impl Config {
         self.agent.validate()?;
         self.logging.validate()?;
         self.database.validate()?;
+        self.redis.validate()?;
         self.environments.validate()?;
         self.worker.validate()?;
         self.providers.validate()

@@ -9,7 +9,7 @@ use session::Timestamp;
 
 use super::store::{self, Store};
 use super::system::now;
-use super::{SettingsArguments, data_folder, small_runtime, worker};
+use super::{SettingsArguments, data_folder, serve, small_runtime, worker};
 use crate::config::{Config, Confinement};
 use crate::model::ModelsConfig;
 
@@ -32,6 +32,7 @@ pub(super) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     small_runtime()?.block_on(async {
         findings.push(database(&config).await);
         findings.extend(database_clock(&config).await);
+        findings.extend(redis(&config).await);
         findings.extend(providers(&config).await);
         findings.extend(confinement(&config).await);
     });
@@ -127,6 +128,26 @@ async fn database(config: &Config) -> Finding {
             )
         }
     }
+}
+
+/// Whether Redis answers, where there is one or should be.
+async fn redis(config: &Config) -> Option<Finding> {
+    let redis = match serve::redis::open(&config.redis) {
+        Ok(redis) => redis,
+        Err(error) => return Some(Finding::broken("redis", format!("{error:#}"), "check REDIS_URL")),
+    };
+    let Some(redis) = redis else {
+        config.database.url.as_ref()?;
+        let detail = "none set: replicas hear of each other through the database, up to half a second late";
+        return Some(Finding::notable("redis", detail, "set REDIS_URL where more than one replica runs"));
+    };
+    Some(match redis.version().await {
+        Ok(version) => Finding::good("redis", format!("answers, version {version}")),
+        Err(error) => {
+            let remedy = "check REDIS_URL, and that the server there is up; without it everything works, only later";
+            Finding::broken("redis", error.to_string(), remedy)
+        }
+    })
 }
 
 /// How far our clock is from the database's, where the database has one of its own and can be reached.

@@ -9,6 +9,7 @@ pub(super) mod listener;
 mod metrics;
 pub(super) mod models;
 mod readiness;
+pub(super) mod redis;
 mod signals;
 mod welcome;
 
@@ -19,8 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use engine::memory::LocalBell;
-use engine::port::Entropy as _;
+use engine::port::{Bell, Entropy as _, Model};
 use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::id::{Ids, ReplicaId};
 use tokio::task::JoinHandle;
@@ -144,6 +144,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let metrics_listener = listener::bind(config.server.host, config.server.metrics_port)?;
     let (port, metrics_port) = (listener.local_addr()?.port(), metrics_listener.local_addr()?.port());
     let url = local_url(config.server.host, port);
+    let redis = redis::open(&config.redis)?;
 
     let close = CancellationToken::new();
     let gate = Gate::default();
@@ -166,7 +167,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let running = Running::start(
         &config,
         &store,
-        Parts { models, metrics, gate: &gate, draining, drain_timeout, api_key: &api_key, url: &url },
+        Parts { redis, models, metrics, gate: &gate, draining, drain_timeout, api_key: &api_key, url: &url },
     )?;
     let key_path = data_folder::key_path(&config.server.data_dir);
     Welcome {
@@ -250,6 +251,7 @@ async fn reach_database(config: &Config) -> anyhow::Result<Store> {
 
 /// What [`Running`] is put together from.
 struct Parts<'a> {
+    redis: Option<Arc<store::Redis>>,
     models: Arc<model::Router>,
     metrics: Arc<Metrics>,
     gate: &'a Gate,
@@ -273,9 +275,9 @@ struct Running {
 impl Running {
     /// Starts everything, and opens the gate.
     fn start(config: &Config, store: &Store, parts: Parts<'_>) -> anyhow::Result<Self> {
-        let Parts { models, metrics, gate, draining, drain_timeout, api_key, url } = parts;
+        let Parts { redis, models, metrics, gate, draining, drain_timeout, api_key, url } = parts;
         let drained = CancellationToken::new();
-        let world = world(config, store, Arc::clone(&models) as _)?;
+        let world = world(config, store, redis::bell(config, redis.as_ref()), Arc::clone(&models) as _)?;
         let replica_id: ReplicaId = Ids::from_seed(SystemEntropy.draw()).next();
         let is_embedded = config.worker.is_embedded();
         let replica_config = ReplicaConfig {
@@ -295,6 +297,9 @@ impl Running {
             Arc::new(ReplicaReadiness::new(Arc::clone(&metrics), draining.clone(), config.agent.max_agents));
         let watch = Arc::clone(&readiness).watch(heartbeats, store.database(), drained.clone());
         tokio::spawn(watch);
+        if let Some(redis) = redis {
+            tokio::spawn(Arc::clone(&readiness).watch_redis(redis.presence(), drained.clone()));
+        }
 
         let worker_key = config.worker.key.as_ref().map(|key| key.expose().to_owned());
         let worker_key = worker_key.or_else(|| is_embedded.then(|| draw_key("sk-worker-")));
@@ -349,13 +354,13 @@ impl Running {
 }
 
 /// The ports of this process.
-fn world(config: &Config, store: &Store, model: Arc<dyn engine::port::Model>) -> anyhow::Result<World> {
+fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Model>) -> anyhow::Result<World> {
     Ok(World {
         log: failpoint::install(Arc::clone(&store.log))?,
         leases: Arc::clone(&store.leases),
         work: Arc::clone(&store.work),
         definitions: Arc::clone(&store.definitions),
-        bell: Arc::new(LocalBell::default()),
+        bell,
         blobs: store.blobs.clone(),
         model,
         clock: Arc::new(SystemClock),

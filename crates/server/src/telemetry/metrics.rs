@@ -152,7 +152,7 @@ impl Metrics {
                 "agent_dependency_up",
                 "1 while the dependency answers",
                 "dependency",
-                &["database", "worker"],
+                &["database", "worker", "redis"],
             ),
             names,
             registry: Registry::default(),
@@ -163,6 +163,7 @@ impl Metrics {
         metrics.prepare_labels();
         metrics.dependency("database", true);
         metrics.dependency("worker", true);
+        metrics.dependency("redis", true);
         metrics.pool.get_or_create(&[("state", "max")]).set(i64::from(facts.max_connections));
         let build = [
             ("version", VERSION),

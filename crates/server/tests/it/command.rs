@@ -6,5 +6,6 @@ mod embedded;
 mod keys;
 mod process;
 mod readiness;
+mod redis;
 mod serve;
 mod settings;

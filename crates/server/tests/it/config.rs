@@ -125,6 +125,7 @@ fn a_variable_that_cannot_be_used_is_named() {
         ("AGENT_PORT", "http", "AGENT_PORT: invalid digit found in string"),
         ("LOG_FORMAT", "xml", "LOG_FORMAT: expected json or text, got \"xml\""),
         ("POSTGRES_URL", "redis://x", "database.url must begin with postgres://"),
+        ("REDIS_URL", "http://x", "redis.url must begin with redis://, rediss:// or redis+unix://"),
     ];
     for (name, value, expected) in cases {
         assert_eq!(load("", &[(name, value)]).unwrap_err(), expected);

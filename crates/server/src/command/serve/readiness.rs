@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use engine::Heartbeats;
+use store::Presence;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,18 +25,33 @@ pub(super) struct ReplicaReadiness {
     max_agents: usize,
     database_is_up: watch::Sender<bool>,
     worker_is_up: AtomicBool,
+    redis_is_up: AtomicBool,
 }
 
 impl ReplicaReadiness {
     pub(super) fn new(metrics: Arc<Metrics>, draining: Draining, max_agents: usize) -> Self {
-        let (database_is_up, worker_is_up) = (watch::Sender::new(true), AtomicBool::new(true));
-        Self { metrics, draining, max_agents, database_is_up, worker_is_up }
+        let up = || AtomicBool::new(true);
+        let database_is_up = watch::Sender::new(true);
+        Self { metrics, draining, max_agents, database_is_up, worker_is_up: up(), redis_is_up: up() }
     }
 
     /// Whether the server's own worker runs.
     pub(super) fn worker(&self, up: bool) {
         self.worker_is_up.store(up, Ordering::Relaxed);
         self.metrics.dependency("worker", up);
+    }
+
+    /// Keeps in step with what the bell knows of Redis until `stop`.
+    pub(super) async fn watch_redis(self: Arc<Self>, mut presence: watch::Receiver<Presence>, stop: CancellationToken) {
+        loop {
+            let up = *presence.borrow_and_update() != Presence::Away;
+            self.redis_is_up.store(up, Ordering::Relaxed);
+            self.metrics.dependency("redis", up);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = presence.changed() => if changed.is_err() { return },
+            }
+        }
     }
 
     /// Looks at the dependencies until `stop`.
@@ -66,8 +82,11 @@ impl Readiness for ReplicaReadiness {
     /// A loss of the database after the start makes nobody unready: all replicas would go at once.
     fn report(&self) -> ReadinessReport {
         let draining = self.draining.is_draining();
-        let dependencies =
-            [("database", *self.database_is_up.borrow()), ("worker", self.worker_is_up.load(Ordering::Relaxed))];
+        let dependencies = [
+            ("database", *self.database_is_up.borrow()),
+            ("worker", self.worker_is_up.load(Ordering::Relaxed)),
+            ("redis", self.redis_is_up.load(Ordering::Relaxed)),
+        ];
         let degraded = dependencies.iter().filter(|(_, up)| !up).map(|(name, _)| (*name).to_owned());
         ReadinessReport {
             reasons: if draining { vec!["draining".to_owned()] } else { Vec::new() },
