@@ -1,35 +1,42 @@
-//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue` and `Definitions` promise, as tests. That of the
-//! bell is in [`bells`], between two processes' ends instead of a [`Subject`].
+//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions` and `BlobRegistry` promise, as
+//! tests. That of the bell is in [`bells`], between two processes' ends instead of a [`Subject`].
 //!
 //! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
 //! A case gets a fresh, empty store and panics where a promise is broken. Time is the store's and is moved by the
 //! subject; no case sleeps. Histories come from the real rules of a session ([`story`]), so that what is stored is
 //! what the engine stores.
+//!
+//! [`blobs`] holds a suite of its own, for whatever keeps bytes: [`blob_contract_tests!`](crate::blob_contract_tests).
 
 pub mod appends;
 pub mod bells;
+pub mod blobs;
 pub mod claims;
 pub mod definitions;
 pub mod histories;
 pub mod queue;
 pub mod reading;
+pub mod registry;
 pub mod story;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{Definitions, EventLog, Leases, WorkQueue};
+use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Leases, WorkQueue};
 
 /// Everything that one store implements.
-pub trait Store: EventLog + Leases + WorkQueue + Definitions {}
+pub trait Store: EventLog + Leases + WorkQueue + Definitions + BlobRegistry {}
 
-impl<S: EventLog + Leases + WorkQueue + Definitions> Store for S {}
+impl<S: EventLog + Leases + WorkQueue + Definitions + BlobRegistry> Store for S {}
 
 /// A store under test, with what only a test may do to it.
 #[async_trait]
 pub trait Subject: Send + Sync {
     fn store(&self) -> Arc<dyn Store>;
+
+    /// The store's blobs, which it announces before it puts them.
+    fn blobs(&self) -> Arc<dyn Blobs>;
 
     /// Moves the store's time on by this many milliseconds.
     async fn advance(&self, millis: i64);
@@ -79,6 +86,8 @@ macro_rules! contract_tests {
                 an_environment_changes_from_what_was_seen, an_environment_in_use_stays,
                 keys_are_found_until_revoked, definitions_hold_any_text;
             histories: a_history_folds_to_its_snapshot;
+            registry: what_nothing_refers_to_goes_after_a_day, an_announcement_keeps_a_blob_for_a_day,
+                a_sealed_blob_is_announced, large_records_keep_their_blobs, a_purged_session_leaves_garbage;
         }
     };
     ($make:path; $($module:ident: $($case:ident),+;)+) => {$(
@@ -91,4 +100,17 @@ macro_rules! contract_tests {
             }
         )+}
     )+};
+}
+
+/// Emits one test for each case of [`contract::blobs`](crate::contract::blobs). `$make` is the path, from the crate's
+/// root, of an async function that returns a fresh `impl BlobSubject`, or `None` where the backend cannot be had.
+#[macro_export]
+macro_rules! blob_contract_tests {
+    ($make:path) => {
+        $crate::contract_tests! { $make;
+            blobs: a_blob_is_found_by_the_hash_of_its_bytes, equal_bytes_are_kept_once,
+                a_large_blob_comes_and_goes_in_pieces, an_abandoned_blob_leaves_nothing, a_removed_blob_is_gone,
+                a_changed_blob_is_refused, a_cut_blob_is_refused, many_may_put_the_same;
+        }
+    };
 }

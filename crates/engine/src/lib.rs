@@ -6,12 +6,14 @@
 //! - [`feed`]: a session's records and previews, followed live;
 //! - [`replica`]: one process's share of the driving: heartbeats, claims, one driver a session, the drain;
 //! - [`transcript`]: what a model is sent;
+//! - [`blobs`]: large content that the registry knows of before it is there;
 //! - [`memory`]: every port in memory, for tests, for the simulator and, in the bell's case, for one-process use;
 //! - [`contract`]: what every store promises, as tests.
 //!
 //! The simulator under `tests/it/sim` runs all of it on several replicas in virtual time, with faults at every port
 //! call. Nothing here reads a clock or draws a number by itself, so that it can repeat any run.
 
+pub mod blobs;
 mod claims;
 pub mod contract;
 mod driver;

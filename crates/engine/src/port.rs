@@ -14,7 +14,7 @@ pub mod model;
 pub mod work_queue;
 
 pub use bell::{Bell, Frame, Listener, Preview, PreviewDelta, Topic};
-pub use blobs::{BlobHash, Blobs};
+pub use blobs::{Blob, BlobHash, BlobRegistry, BlobStream, BlobWriter, Blobs, OpenBlob};
 pub use clock::{Clock, Entropy};
 pub use definitions::{Agent, Definitions, Environment, EnvironmentConfig, EnvironmentKey, Networking};
 pub use leases::{Claim, Leases};

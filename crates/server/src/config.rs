@@ -11,6 +11,7 @@ mod environments;
 mod keys;
 mod logging;
 mod network;
+mod object_store;
 mod providers;
 mod redis;
 pub mod reference;
@@ -33,6 +34,7 @@ pub use environment::{EnvironmentError, NOT_YET};
 pub use environments::EnvironmentsSection;
 pub use logging::{LogFormat, LoggingSection};
 pub use network::{AddressRange, AddressRangeError, WorkerNetwork, WorkerNetworkLimits};
+pub use object_store::ObjectStoreSection;
 pub use providers::{ProviderAccess, ProvidersSection};
 pub use redis::RedisSection;
 pub use secrets::{HIDDEN, SecretError};
@@ -49,6 +51,7 @@ pub struct Config {
     pub logging: LoggingSection,
     pub database: DatabaseSection,
     pub redis: RedisSection,
+    pub object_store: ObjectStoreSection,
     pub environments: EnvironmentsSection,
     pub worker: WorkerSection,
     pub providers: ProvidersSection,
@@ -148,6 +151,7 @@ impl Config {
         self.logging.validate()?;
         self.database.validate()?;
         self.redis.validate()?;
+        self.object_store.validate(self.database.url.is_some())?;
         self.environments.validate()?;
         self.worker.validate()?;
         self.providers.validate()

@@ -1,11 +1,14 @@
 //! The content of records: in the row, or in a blob when it is large.
 //!
 //! A body above [`INLINE_BYTES_MAX`] is put under its hash before the append that refers to it, and read back without
-//! the reader noticing. A store without blobs keeps every body in its row.
+//! the reader noticing. A store without blobs keeps every body in its row, and so does one whose blobs are away: a
+//! row that is too large for comfort is better than a turn that stands still.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::port::{BlobHash, Blobs, StoreError, StoredRecord};
+use parking_lot::Mutex;
 use session::event::FORMAT_VERSION;
 use session::{Event, Record, Timestamp};
 
@@ -14,9 +17,17 @@ use crate::row::{self, Columns};
 /// The largest body that stays in its row, in bytes.
 pub(crate) const INLINE_BYTES_MAX: usize = 64 * 1024;
 
+/// How long an append waits for a body to be put away.
+const PUT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long bodies stay in their rows after one could not be put away, before the next is tried.
+const AWAY: Duration = Duration::from_secs(10);
+
 /// Where large bodies go.
 pub(crate) struct Bodies {
     blobs: Option<Arc<dyn Blobs>>,
+    /// Until when the blobs count as away.
+    away_until: Mutex<Option<Instant>>,
 }
 
 /// A record's body as its columns hold it: one of text and hash.
@@ -60,7 +71,7 @@ impl RecordRow {
 
 impl Bodies {
     pub(crate) fn new(blobs: Option<Arc<dyn Blobs>>) -> Self {
-        Self { blobs }
+        Self { blobs, away_until: Mutex::default() }
     }
 
     pub(crate) fn blobs(&self) -> Option<&Arc<dyn Blobs>> {
@@ -73,15 +84,28 @@ impl Bodies {
         let mut bodies = Vec::with_capacity(records.len());
         for record in records {
             let text = row::to_json(&record.event)?;
-            bodies.push(match &self.blobs {
-                Some(blobs) if text.len() > INLINE_BYTES_MAX => {
-                    let hash = blobs.put(text.into_bytes()).await?;
-                    Body { version, text: None, blob: Some(hash.as_str().to_owned()) }
-                }
-                _ => Body { version, text: Some(text), blob: None },
+            bodies.push(match self.put_away(&text).await {
+                Some(hash) => Body { version, text: None, blob: Some(hash.as_str().to_owned()) },
+                None => Body { version, text: Some(text), blob: None },
             });
         }
         Ok(bodies)
+    }
+
+    /// Puts a large body among the blobs, if they take it in time.
+    async fn put_away(&self, text: &str) -> Option<BlobHash> {
+        let blobs = self.blobs.as_ref().filter(|_| text.len() > INLINE_BYTES_MAX)?;
+        if self.away_until.lock().is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let put = tokio::time::timeout(PUT_PATIENCE, blobs.put(text.as_bytes().to_vec())).await;
+        let put = put.unwrap_or_else(|_| Err(StoreError::Unavailable("it was not put away in time".to_owned())));
+        put.inspect(|_| *self.away_until.lock() = None)
+            .inspect_err(|error| {
+                *self.away_until.lock() = Some(Instant::now() + AWAY);
+                tracing::warn!(%error, bytes = text.len(), "a large record stays in its row");
+            })
+            .ok()
     }
 
     /// The records that rows hold.

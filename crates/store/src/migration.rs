@@ -12,8 +12,14 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 /// Number, name and SQL of each migration of one dialect.
 pub(crate) type Files = &'static [(i64, &'static str, &'static str)];
 
-pub(crate) const SQLITE: Files = &[(1, "setup", include_str!("../migrations/sqlite/0001_setup.sql"))];
-pub(crate) const POSTGRES: Files = &[(1, "setup", include_str!("../migrations/postgres/0001_setup.sql"))];
+pub(crate) const SQLITE: Files = &[
+    (1, "setup", include_str!("../migrations/sqlite/0001_setup.sql")),
+    (2, "files", include_str!("../migrations/sqlite/0002_files.sql")),
+];
+pub(crate) const POSTGRES: Files = &[
+    (1, "setup", include_str!("../migrations/postgres/0001_setup.sql")),
+    (2, "files", include_str!("../migrations/postgres/0002_files.sql")),
+];
 
 /// One migration and whether the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

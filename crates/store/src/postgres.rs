@@ -5,6 +5,7 @@
 //! database's, asked for within the statement that decides. Every call is bounded in time: a database that hangs is
 //! one that is unavailable.
 
+mod blobs;
 mod definitions;
 mod leases;
 mod log;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::blobs::Announced;
 use engine::port::{Blobs, StoreError};
 use session::Timestamp;
 use session::id::ReplicaId;
@@ -57,6 +59,7 @@ pub struct PostgresStore {
     pool: PgPool,
     direct: PgConnectOptions,
     bodies: Bodies,
+    registry: Arc<blobs::Registry>,
     /// The replicas that this process speaks for: one, tests aside.
     replicas: parking_lot::Mutex<BTreeMap<ReplicaId, Arc<tokio::sync::Mutex<leases::Lifeline>>>>,
 }
@@ -73,10 +76,15 @@ impl PostgresStore {
                 Box::pin(async move { Ok(usage.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
             })
             .connect_lazy_with(address(&options.url)?);
+        let registry = Arc::new(blobs::Registry { pool: pool.clone(), bytes: options.blobs.clone() });
+        let announced = |bytes: &Arc<dyn Blobs>| {
+            Arc::new(Announced::new(Arc::clone(&registry) as _, Arc::clone(bytes))) as Arc<dyn Blobs>
+        };
         Ok(Self {
             pool,
             direct: address(options.direct_url.as_ref().unwrap_or(&options.url))?,
-            bodies: Bodies::new(options.blobs.clone()),
+            bodies: Bodies::new(options.blobs.as_ref().map(announced)),
+            registry,
             replicas: parking_lot::Mutex::default(),
         })
     }
@@ -108,7 +116,7 @@ impl PostgresStore {
         .await
     }
 
-    /// The store for blobs that it was given.
+    /// The store for blobs that it was given; what is put there is announced first.
     pub fn blobs(&self) -> Option<Arc<dyn Blobs>> {
         self.bodies.blobs().cloned()
     }

@@ -4,6 +4,7 @@
 //! The file is in WAL mode with full synchronisation: what was acknowledged is on the disk. A lock on the folder
 //! keeps a second process out, which is why every owner of an earlier start is known to be dead.
 
+mod blobs;
 mod definitions;
 mod leases;
 mod log;
@@ -15,6 +16,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::blobs::Announced;
 use engine::port::{Blobs, Clock, StoreError};
 use parking_lot::Mutex;
 use session::id::ReplicaId;
@@ -40,8 +42,7 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     /// Replicas that registered since the folder was opened. Every other owner is dead.
     living: Mutex<BTreeSet<ReplicaId>>,
-    /// Held for reading while an append refers to a blob that it has put, for writing while blobs are removed.
-    references: tokio::sync::RwLock<()>,
+    registry: Arc<blobs::Registry>,
     /// The lock on the folder, which the system frees with the process; `None` beside the process that has it.
     _folder_lock: Option<File>,
 }
@@ -75,7 +76,7 @@ impl SqliteStore {
 
     async fn open_with(folder: &Path, clock: Arc<dyn Clock>, folder_lock: Option<File>) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Folder { folder: folder.to_owned(), error };
-        let blobs = FolderBlobs::open(&folder.join("blobs")).map_err(failed)?;
+        let bytes: Arc<dyn Blobs> = Arc::new(FolderBlobs::open(&folder.join("blobs")).map_err(failed)?);
 
         let file = options(folder);
         let mut connection = file.connect().await.map_err(store_error)?;
@@ -84,13 +85,16 @@ impl SqliteStore {
             .max_connections(READERS)
             .test_before_acquire(false)
             .connect_lazy_with(file.pragma("query_only", "on"));
+        let writer = Writer::start(connection);
+        let registry = blobs::Registry { writer: writer.clone(), bytes: Arc::clone(&bytes), clock: Arc::clone(&clock) };
+        let registry = Arc::new(registry);
         Ok(Self {
-            writer: Writer::start(connection),
+            writer,
             readers,
-            bodies: Bodies::new(Some(Arc::new(blobs))),
+            bodies: Bodies::new(Some(Arc::new(Announced::new(Arc::clone(&registry) as _, bytes)))),
+            registry,
             clock,
             living: Mutex::default(),
-            references: tokio::sync::RwLock::default(),
             _folder_lock: folder_lock,
         })
     }
@@ -107,7 +111,7 @@ impl SqliteStore {
         Ok(status)
     }
 
-    /// The blobs of its folder.
+    /// The blobs of its folder, announced before they are put.
     pub fn blobs(&self) -> Option<Arc<dyn Blobs>> {
         self.bodies.blobs().cloned()
     }

@@ -187,6 +187,18 @@ impl Database {
         }
     }
 
+    /// Waits until some statement waits for a lock that another transaction holds.
+    pub async fn await_a_waiting_statement(&self) {
+        let mut connection = self.connect().await;
+        let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
+            AND wait_event_type = 'Lock'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut connection).await.expect("the statement is right")
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// How a store reaches this database.
     pub fn store_options(&self) -> PostgresOptions {
         PostgresOptions { url: self.url.clone(), direct_url: None, connections_max: 8, blobs: None }

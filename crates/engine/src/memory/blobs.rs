@@ -1,18 +1,26 @@
-//! Blobs in memory.
+//! Blobs in memory, and the registry of a store in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use sha2::{Digest, Sha256};
+use bytes::Bytes;
+use futures::StreamExt as _;
 
+use super::MemoryStore;
+use crate::blobs::Announced;
 use crate::port::StoreError;
-use crate::port::blobs::{BlobHash, Blobs};
+use crate::port::blobs::{
+    Blob, BlobHash, BlobRegistry, BlobWriter, Blobs, OpenBlob, UNREFERENCED_KEPT_MICROS, verified,
+};
+
+/// Pieces are this long, so that readers meet more than one.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Blobs that last as long as the process.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct MemoryBlobs {
-    blobs: Mutex<BTreeMap<BlobHash, Vec<u8>>>,
+    blobs: Arc<Mutex<BTreeMap<BlobHash, Bytes>>>,
 }
 
 impl MemoryBlobs {
@@ -21,7 +29,12 @@ impl MemoryBlobs {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlobHash, Vec<u8>>> {
+    /// Puts `bytes` where the blob with this hash lies, right or wrong, as a broken disk would.
+    pub fn spoil(&self, hash: &BlobHash, bytes: Vec<u8>) {
+        self.lock().insert(hash.clone(), bytes.into());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlobHash, Bytes>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -29,34 +42,95 @@ impl MemoryBlobs {
 #[async_trait]
 impl Blobs for MemoryBlobs {
     async fn put(&self, bytes: Vec<u8>) -> Result<BlobHash, StoreError> {
-        let digits: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let hash = BlobHash::parse(&digits).expect("a SHA-256 has 64 digits");
-        self.lock().insert(hash.clone(), bytes);
+        let hash = BlobHash::of(&bytes);
+        self.lock().insert(hash.clone(), bytes.into());
         Ok(hash)
     }
 
-    async fn get(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.lock().get(hash).cloned())
+    async fn begin(&self) -> Result<Box<dyn BlobWriter>, StoreError> {
+        Ok(Box::new(Pieces { blobs: self.clone(), bytes: Vec::new() }))
+    }
+
+    async fn open(&self, hash: &BlobHash) -> Result<Option<OpenBlob>, StoreError> {
+        let Some(bytes) = self.lock().get(hash).cloned() else { return Ok(None) };
+        let pieces: Vec<_> = bytes.chunks(PIECE_BYTES).map(|piece| Ok(bytes.slice_ref(piece))).collect();
+        let content = verified(hash.clone(), futures::stream::iter(pieces).boxed());
+        Ok(Some(OpenBlob { bytes: bytes.len() as u64, content }))
     }
 
     async fn remove(&self, hash: &BlobHash) -> Result<(), StoreError> {
         self.lock().remove(hash);
         Ok(())
     }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+struct Pieces {
+    blobs: MemoryBlobs,
+    bytes: Vec<u8>,
+}
 
-    #[tokio::test]
-    async fn a_blob_is_found_by_the_hash_of_its_bytes_until_it_is_removed() {
-        let blobs = MemoryBlobs::new();
-        let hash = blobs.put(b"abc".to_vec()).await.unwrap();
-        assert_eq!(hash.as_str(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(blobs.put(b"abc".to_vec()).await.unwrap(), hash);
-        assert_eq!(blobs.get(&hash).await.unwrap(), Some(b"abc".to_vec()));
-        blobs.remove(&hash).await.unwrap();
-        assert_eq!(blobs.get(&hash).await.unwrap(), None);
+#[async_trait]
+impl BlobWriter for Pieces {
+    async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        self.bytes.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    async fn seal(&mut self) -> Result<Blob, StoreError> {
+        Ok(Blob { hash: BlobHash::of(&self.bytes), bytes: self.bytes.len() as u64 })
+    }
+
+    async fn keep(self: Box<Self>) -> Result<(), StoreError> {
+        self.blobs.put(self.bytes).await.map(drop)
+    }
+}
+
+impl MemoryStore {
+    /// Its blobs, announced before they are put.
+    pub fn blobs(self: &Arc<Self>) -> Arc<dyn Blobs> {
+        Arc::new(Announced::new(Arc::clone(self) as _, Arc::new(self.bytes.clone())))
+    }
+
+    /// The same without the registry's knowledge.
+    pub fn bytes(&self) -> &MemoryBlobs {
+        &self.bytes
+    }
+}
+
+#[async_trait]
+impl BlobRegistry for MemoryStore {
+    async fn announce(&self, blob: &Blob) -> Result<(), StoreError> {
+        let now = self.now();
+        self.tables().blobs.insert(blob.hash.clone(), now);
+        Ok(())
+    }
+
+    async fn collect(&self, limit: usize) -> Result<usize, StoreError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let is_old = |at: &session::Timestamp| now.as_micros() - at.as_micros() >= UNREFERENCED_KEPT_MICROS;
+        let garbage: Vec<BlobHash> = tables
+            .blobs
+            .iter()
+            .filter(|(hash, touched_at)| is_old(touched_at) && !tables.refers_to(hash))
+            .map(|(hash, _)| hash.clone())
+            .take(limit)
+            .collect();
+        for hash in &garbage {
+            tables.blobs.remove(hash);
+            self.bytes.lock().remove(hash);
+        }
+        Ok(garbage.len())
+    }
+}
+
+impl super::store::Tables {
+    /// Whether anything refers to the blob. Bodies of records stay in memory, whatever their size.
+    fn refers_to(&self, _: &BlobHash) -> bool {
+        false
     }
 }

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, ReplicaId, SessionId, WorkId};
 use session::{State, Timestamp};
 
-use crate::port::{After, Agent, Clock, Environment, EnvironmentKey, Order, StoredRecord, TimeRange, WorkItem};
+use super::MemoryBlobs;
+use crate::port::{
+    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, Order, StoredRecord, TimeRange, WorkItem,
+};
 
 /// A database in memory, implementing every port that a real store implements.
 ///
@@ -14,6 +17,7 @@ use crate::port::{After, Agent, Clock, Environment, EnvironmentKey, Order, Store
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
+    pub(super) bytes: MemoryBlobs,
 }
 
 #[derive(Default)]
@@ -29,6 +33,8 @@ pub(super) struct Tables {
     pub(super) agents: BTreeMap<AgentId, Vec<Agent>>,
     pub(super) environments: BTreeMap<EnvironmentId, Environment>,
     pub(super) keys: BTreeMap<EnvironmentKeyId, EnvironmentKey>,
+    /// When each blob was last touched.
+    pub(super) blobs: BTreeMap<BlobHash, Timestamp>,
 }
 
 pub(super) struct SessionRow {
@@ -60,7 +66,7 @@ pub(super) struct ItemRow {
 impl MemoryStore {
     /// An empty store whose time is `clock`'s.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, tables: Mutex::default() }
+        Self { clock, tables: Mutex::default(), bytes: MemoryBlobs::default() }
     }
 
     /// Notes that a replica's connection broke: it counts as dead after half a second without a heartbeat.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use engine::contract::{Store, Subject};
 use engine::memory::MemoryStore;
-use engine::port::Clock;
+use engine::port::{Blobs, Clock};
 use session::Timestamp;
 
 /// Stands still until it is moved by hand.
@@ -27,6 +27,10 @@ struct InMemory {
 impl Subject for InMemory {
     fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    fn blobs(&self) -> Arc<dyn Blobs> {
+        self.store.blobs()
     }
 
     async fn advance(&self, millis: i64) {

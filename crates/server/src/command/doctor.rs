@@ -33,6 +33,7 @@ pub(super) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
         findings.push(database(&config).await);
         findings.extend(database_clock(&config).await);
         findings.extend(redis(&config).await);
+        findings.extend(object_store(&config).await);
         findings.extend(providers(&config).await);
         findings.extend(confinement(&config).await);
     });
@@ -153,9 +154,36 @@ async fn redis(config: &Config) -> Option<Finding> {
 /// How far our clock is from the database's, where the database has one of its own and can be reached.
 async fn database_clock(config: &Config) -> Option<Finding> {
     let url = config.database.url.as_ref()?;
-    let theirs = store::postgres(config, url).ok()?.time().await.ok()?;
+    let theirs = store::postgres(config, url, None).ok()?.time().await.ok()?;
     let ours = now();
     Some(clock("the database", ours.seconds_since(theirs) - theirs.seconds_since(ours)))
+}
+
+/// Whether the place for large content can be written, read and cleaned, where it is not the data folder.
+async fn object_store(config: &Config) -> Option<Finding> {
+    let name = "object store";
+    config.database.url.as_ref()?;
+    let Some(url) = &config.object_store.url else {
+        let detail = "none set: large content stays in the database, and files are refused";
+        return Some(Finding::notable(name, detail, "set OBJECT_STORE_URL to s3://bucket/prefix or a shared folder"));
+    };
+    let tried = async {
+        let blobs = store::object_store(config)?.expect("a URL is set");
+        let hash = blobs.put(b"agent-service doctor".to_vec()).await?;
+        let read = blobs.get(&hash).await?;
+        blobs.remove(&hash).await?;
+        anyhow::ensure!(read.is_some(), "what was put is not there");
+        blobs.ping().await?;
+        anyhow::Ok(())
+    };
+    Some(match tried.await {
+        Ok(()) => Finding::good(name, format!("{url}: put, read and deleted")),
+        Err(error) => {
+            let remedy = "check OBJECT_STORE_URL and the AWS_* variables; the key must be allowed to put, get and \
+                delete objects and to list the bucket";
+            Finding::broken(name, format!("{url}: {error:#}"), remedy)
+        }
+    })
 }
 
 /// What a clock that is `skew_seconds` ahead of somebody's means.

@@ -11,6 +11,7 @@ pub(super) mod models;
 mod readiness;
 pub(super) mod redis;
 mod signals;
+mod sweep;
 mod welcome;
 
 use std::net::IpAddr;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use engine::port::{Bell, Entropy as _, Model};
+use engine::port::{Bell, Blobs, Entropy as _, Model};
 use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::id::{Ids, ReplicaId};
 use tokio::task::JoinHandle;
@@ -31,13 +32,14 @@ use self::models::Catalog;
 use self::readiness::ReplicaReadiness;
 use self::signals::Signals;
 use self::welcome::Welcome;
-use super::store::Store;
+use super::store::{Store, object_store};
 use super::system::{SystemClock, SystemEntropy, draw_key, now};
 use super::worker::{Handover, local_url};
 use super::{SettingsArguments, data_folder};
 use crate::config::{Config, NOT_YET, TimeSpan, WorkerSection};
 use crate::http::{self, Credentials, Draining, HttpLimits, Service, Strictness};
 use crate::secret::Secret;
+use crate::telemetry::blobs::MeteredBlobs;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{Facts, Metrics};
 use crate::{failpoint, model};
@@ -139,6 +141,10 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         None => Some(Store::open_sqlite(&config).await?),
         Some(_) => None,
     };
+    let object_store = object_store(&config)?.map(|blobs| {
+        let metered: Arc<dyn Blobs> = Arc::new(MeteredBlobs::new(blobs, Arc::clone(&metrics)));
+        metered
+    });
     let (api_key, is_made) = api_key(&config)?;
     let listener = listener::bind(config.server.host, config.server.port)?;
     let metrics_listener = listener::bind(config.server.host, config.server.metrics_port)?;
@@ -160,7 +166,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let store = match local_store {
         Some(store) => store,
         None => tokio::select! {
-            store = reach_database(&config) => store?,
+            store = reach_database(&config, object_store.clone()) => store?,
             () = signals.stop() => return Ok(ExitCode::SUCCESS),
         },
     };
@@ -175,6 +181,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         metrics_url: &format!("{}/metrics", local_url(config.server.host, metrics_port)),
         made_key: is_made.then_some((&api_key, key_path.as_path())),
         database: if config.database.url.is_some() { "PostgreSQL" } else { "SQLite" },
+        blobs: &blobs_place(&config),
         models: &running.model_ids,
     }
     .say(config.logging.format);
@@ -211,6 +218,15 @@ fn drain_timeout(config: &Config, is_lone: bool) -> Duration {
     drain_timeout
 }
 
+/// Where large content is kept, for people.
+fn blobs_place(config: &Config) -> String {
+    match (&config.object_store.url, &config.database.url) {
+        (Some(url), _) => url.clone(),
+        (None, Some(_)) => "in the database; no files (set OBJECT_STORE_URL)".to_owned(),
+        (None, None) => config.server.data_dir.join("blobs").display().to_string(),
+    }
+}
+
 /// The key that clients send, and whether it was made here.
 fn api_key(config: &Config) -> anyhow::Result<(Secret, bool)> {
     match &config.server.api_key {
@@ -223,12 +239,12 @@ fn api_key(config: &Config) -> anyhow::Result<(Secret, bool)> {
 }
 
 /// Tries until the database is there, and brings its schema up to date.
-async fn reach_database(config: &Config) -> anyhow::Result<Store> {
+async fn reach_database(config: &Config, object_store: Option<Arc<dyn Blobs>>) -> anyhow::Result<Store> {
     let url = config.database.url.as_ref().context("no database is configured")?;
     let mut pause = DATABASE_PAUSE_MIN;
     loop {
         let attempt = async {
-            let store = Store::open_postgres(config, url)?;
+            let store = Store::open_postgres(config, url, object_store.clone())?;
             let database = store.database();
             if config.database.migrate {
                 database.migrate().await?
@@ -300,6 +316,10 @@ impl Running {
         if let Some(redis) = redis {
             tokio::spawn(Arc::clone(&readiness).watch_redis(redis.presence(), drained.clone()));
         }
+        if let Some(blobs) = store.blobs.clone().filter(|_| config.object_store.url.is_some()) {
+            tokio::spawn(Arc::clone(&readiness).watch_object_store(blobs, drained.clone()));
+        }
+        tokio::spawn(sweep::run(Arc::clone(&store.log), Arc::clone(&store.registry), drained.clone()));
 
         let worker_key = config.worker.key.as_ref().map(|key| key.expose().to_owned());
         let worker_key = worker_key.or_else(|| is_embedded.then(|| draw_key("sk-worker-")));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use engine::port::{Blobs, Definitions, EventLog, Leases, WorkQueue};
+use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Leases, WorkQueue};
 use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
@@ -18,6 +18,7 @@ pub(super) struct Store {
     pub(super) work: Arc<dyn WorkQueue>,
     pub(super) definitions: Arc<dyn Definitions>,
     pub(super) blobs: Option<Arc<dyn Blobs>>,
+    pub(super) registry: Arc<dyn BlobRegistry>,
     database: Database,
 }
 
@@ -43,14 +44,16 @@ impl Store {
     }
 
     /// The PostgreSQL store that the settings name. It connects when it is first used, and its schema may be old.
-    pub(super) fn open_postgres(config: &Config, url: &Secret) -> anyhow::Result<Self> {
-        Ok(Self::new(Database::Postgres(Arc::new(postgres(config, url)?))))
+    /// Large content goes to `blobs`.
+    pub(super) fn open_postgres(config: &Config, url: &Secret, blobs: Option<Arc<dyn Blobs>>) -> anyhow::Result<Self> {
+        Ok(Self::new(Database::Postgres(Arc::new(postgres(config, url, blobs)?))))
     }
 
     /// For tools: whichever the settings name, beside a server that may be running.
     pub(super) async fn open_beside(config: &Config) -> anyhow::Result<Self> {
         match &config.database.url {
-            Some(url) => Self::open_postgres(config, url),
+            // Nothing that tools look up is large.
+            Some(url) => Self::open_postgres(config, url, None),
             None => Self::open_sqlite_beside(config).await,
         }
     }
@@ -62,6 +65,7 @@ impl Store {
                 leases: store.clone(),
                 work: store.clone(),
                 blobs: store.blobs(),
+                registry: store.clone(),
                 definitions: store,
                 database,
             },
@@ -70,6 +74,7 @@ impl Store {
                 leases: store.clone(),
                 work: store.clone(),
                 blobs: store.blobs(),
+                registry: store.clone(),
                 definitions: store,
                 database,
             },
@@ -121,17 +126,26 @@ pub(super) async fn migrations(config: &Config) -> anyhow::Result<Vec<MigrationS
     let Some(url) = &config.database.url else {
         return Ok(SqliteStore::migration_status(&config.server.data_dir).await?);
     };
-    let database = postgres(config, url)?;
+    let database = postgres(config, url, None)?;
     let migrations = database.migration_status().await.context("cannot reach the database")?;
     database.close().await;
     Ok(migrations)
 }
 
-pub(super) fn postgres(config: &Config, url: &Secret) -> anyhow::Result<PostgresStore> {
+/// The place for large content that the settings name, if they do.
+pub(super) fn object_store(config: &Config) -> anyhow::Result<Option<Arc<dyn Blobs>>> {
+    let Some(url) = &config.object_store.url else { return Ok(None) };
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let blobs = store::open_blobs(url, variables, &config.server.data_dir.join("spool"));
+    blobs.map(Some).context("object_store.url (OBJECT_STORE_URL)")
+}
+
+pub(super) fn postgres(config: &Config, url: &Secret, blobs: Option<Arc<dyn Blobs>>) -> anyhow::Result<PostgresStore> {
     Ok(PostgresStore::new(&PostgresOptions {
         url: url.expose().to_owned(),
         direct_url: config.database.direct_url.as_ref().map(|url| url.expose().to_owned()),
         connections_max: config.database.max_connections,
-        blobs: None,
+        blobs,
     })?)
 }

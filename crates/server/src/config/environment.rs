@@ -22,7 +22,7 @@ pub struct EnvironmentError {
 }
 
 /// Variables that other parts of the plan will read, and that this version does not.
-pub const NOT_YET: [&str; 3] = ["OBJECT_STORE_URL", "LOKI_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+pub const NOT_YET: [&str; 2] = ["LOKI_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
 /// A variable whose value is a secret, and the one with `_FILE` behind it that names a file.
 macro_rules! secret {
@@ -70,7 +70,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(value: &str) -> Result<T,
 
 /// Every variable, in the order in which they are applied.
 pub(super) fn variables() -> impl Iterator<Item = Variable> {
-    let groups: [Vec<Variable>; 16] = [
+    let groups: [Vec<Variable>; 17] = [
         plain!("AGENT_PORT", "server.port", server.port).into(),
         plain!("AGENT_METRICS_PORT", "server.metrics_port", server.metrics_port).into(),
         plain!("AGENT_DATA_DIR", "server.data_dir", server.data_dir).into(),
@@ -81,6 +81,7 @@ pub(super) fn variables() -> impl Iterator<Item = Variable> {
         plain!("AGENT_SERVER_URL", "worker.server_url", worker.server_url).into(),
         secret!("POSTGRES_URL", "database.url", database.url, database.url_file).into(),
         secret!("REDIS_URL", "redis.url", redis.url, redis.url_file).into(),
+        plain!("OBJECT_STORE_URL", "object_store.url", object_store.url, Some).into(),
         secret!(
             "ANTHROPIC_API_KEY",
             "providers.anthropic.api_key",

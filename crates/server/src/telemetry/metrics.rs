@@ -8,6 +8,7 @@
 mod api;
 mod engine;
 pub mod labels;
+mod object_store;
 
 use std::sync::atomic::AtomicU64;
 
@@ -19,6 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use self::labels::{Names, RouteLabels};
+use self::object_store::ObjectStoreMetrics;
 use super::VERSION;
 use super::process::ProcessCollector;
 
@@ -81,6 +83,7 @@ pub struct Metrics {
     pub(crate) provider_retries: Family<labels::RetryLabels, Counter>,
     pool: Family<OneLabel, Gauge>,
     dependency_up: Family<OneLabel, Gauge>,
+    object_store: ObjectStoreMetrics,
 }
 
 impl Metrics {
@@ -152,8 +155,9 @@ impl Metrics {
                 "agent_dependency_up",
                 "1 while the dependency answers",
                 "dependency",
-                &["database", "worker", "redis"],
+                &["database", "worker", "redis", "object_store"],
             ),
+            object_store: ObjectStoreMetrics::new(r),
             names,
             registry: Registry::default(),
         };
@@ -164,6 +168,7 @@ impl Metrics {
         metrics.dependency("database", true);
         metrics.dependency("worker", true);
         metrics.dependency("redis", true);
+        metrics.dependency("object_store", true);
         metrics.pool.get_or_create(&[("state", "max")]).set(i64::from(facts.max_connections));
         let build = [
             ("version", VERSION),

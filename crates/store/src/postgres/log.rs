@@ -1,5 +1,7 @@
 //! The event log in PostgreSQL.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use engine::port::{
     AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
@@ -21,13 +23,16 @@ use crate::work::{LEASE_TTL_SECONDS, PRESENCE_KEPT_MICROS};
 /// $1 session, $2 guard, $3 position, $4 status, $5 agent, $6 its version, $7 environment, $8 created, $9 archived,
 /// $10 deleted, $11 snapshot format, $12 snapshot; $13 what to do about the wake-up, $14 replica to claim for,
 /// $15 when to wake; $16 owner and $17 epoch that fence, $18 work item and $19 token that fence; $20 item to queue,
-/// $21 kind of environment; $22 to $30 the columns of the records; $31 length of a new item's lease.
+/// $21 kind of environment; $22 to $30 the columns of the records; $31 length of a new item's lease; $32 how many
+/// blobs the records refer to. Their rows are touched, not only locked: a collector that looked before the append
+/// committed looks again at a row that was changed, and at no other.
 macro_rules! append {
     ($moved:literal) => {
         concat!(
             "WITH clock AS MATERIALIZED (SELECT ",
             now!(),
-            " AS now), ",
+            " AS now), \
+            kept AS (UPDATE blobs SET touched_at = clock.now FROM clock WHERE hash = ANY($30) RETURNING hash), ",
             $moved,
             "written AS (\
                 INSERT INTO records (session_id, position, form, kind, event_id, refers_to, version, at, body, blob) \
@@ -64,6 +69,7 @@ const MOVE: &str = append!(
         FROM clock WHERE sessions.id = $1 AND position = $2 \
             AND ($16::text IS NULL OR (owner = $16 AND epoch = $17)) \
             AND ($18::text IS NULL OR EXISTS (SELECT 1 FROM token)) \
+            AND (SELECT COUNT(*) FROM kept) = $32 \
         RETURNING epoch, claimed), "
 );
 
@@ -75,7 +81,8 @@ const CREATE: &str = append!(
         SELECT $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
             $13 = 'now' AND $14::text IS NOT NULL, CASE WHEN $13 = 'now' AND $14::text IS NOT NULL THEN 1 ELSE 0 END, \
             CASE WHEN $13 = 'now' THEN $14 END, CASE $13 WHEN 'now' THEN clock.now WHEN 'release' THEN $15 END \
-        FROM clock ON CONFLICT (id) DO NOTHING RETURNING epoch, claimed), "
+        FROM clock WHERE (SELECT COUNT(*) FROM kept) = $32 \
+        ON CONFLICT (id) DO NOTHING RETURNING epoch, claimed), "
 );
 
 macro_rules! select_records {
@@ -104,9 +111,9 @@ macro_rules! select_sessions {
 #[async_trait]
 impl EventLog for PostgresStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let session = SessionColumns::of(&append)?;
+        let bodies = self.bodies.write(&append.records).await?;
         bounded(async {
-            let session = SessionColumns::of(&append)?;
-            let bodies = self.bodies.write(&append.records).await?;
             let fenced_creation = session.creates() && append.fence != Fence::Client;
             let moved = if fenced_creation {
                 None
@@ -238,16 +245,22 @@ impl EventLog for PostgresStore {
 
     async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
         bounded(async {
-            let sessions: i64 = query_scalar(
+            let sessions: i64 = query_scalar(concat!(
                 "WITH gone AS (\
                     DELETE FROM sessions WHERE id IN (\
                         SELECT id FROM sessions WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 \
                         FOR UPDATE SKIP LOCKED) \
                     RETURNING id), \
-                records_gone AS (DELETE FROM records WHERE session_id IN (SELECT id FROM gone)), \
+                records_gone AS (DELETE FROM records WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
+                files_gone AS (DELETE FROM files WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
+                touched AS (\
+                    UPDATE blobs SET touched_at = ",
+                now!(),
+                " WHERE hash IN (\
+                        SELECT blob FROM records_gone UNION SELECT blob FROM files_gone)), \
                 items_gone AS (DELETE FROM work_items WHERE session_id IN (SELECT id FROM gone)) \
                 SELECT COUNT(*) FROM gone",
-            )
+            ))
             .bind(before.as_micros())
             .bind(row_limit(limit))
             .fetch_one(&self.pool)
@@ -371,6 +384,8 @@ async fn advance(
     for (record, body) in records.into_iter().zip(bodies) {
         columns.push(record, body);
     }
+    let kept: BTreeSet<&String> = columns.blobs.iter().flatten().collect();
+    let kept = integer(kept.len() as u64);
     let found = query(if session.creates() { CREATE } else { MOVE })
         .bind(&session.id)
         .bind(session.expected)
@@ -403,6 +418,7 @@ async fn advance(
         .bind(columns.bodies)
         .bind(columns.blobs)
         .bind(LEASE_TTL_SECONDS)
+        .bind(kept)
         .fetch_optional(executor)
         .await
         .map_err(append_error)?;

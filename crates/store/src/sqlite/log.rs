@@ -10,7 +10,7 @@ use session::id::SessionId;
 use session::{State, Timestamp};
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore, work_queue};
+use super::{Connection, SqliteStore, blobs, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -34,8 +34,6 @@ impl EventLog for SqliteStore {
         let session = SessionColumns::of(&append)?;
         let records = RecordColumns::of(&append);
         let now = self.now();
-        // Until the append has committed, nothing may find its blobs unreferenced.
-        let _references = self.references.read().await;
         let bodies = self.bodies.write(&append.records).await?;
         // The end of a lease may be refused after the session has moved on; everything else looks first.
         let is_refusal: Option<fn(&AppendError) -> bool> = match append.work {
@@ -166,27 +164,19 @@ impl EventLog for SqliteStore {
     }
 
     async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let _references = self.references.write().await;
-        let gone_before = self.now() - PRESENCE_KEPT_MICROS;
-        let (sessions, orphans) = self
-            .writer
+        let now = self.now();
+        self.writer
             .write(move |connection| {
                 Box::pin(async move {
                     query("DELETE FROM worker_polls WHERE polled_at < ?")
-                        .bind(gone_before)
+                        .bind(now - PRESENCE_KEPT_MICROS)
                         .execute(&mut *connection)
                         .await
                         .map_err(store_error)?;
-                    remove(connection, before, limit).await
+                    remove(connection, before, limit, now).await
                 })
             })
-            .await?;
-        if let Some(blobs) = self.bodies.blobs() {
-            for hash in orphans.iter().filter_map(|hash| engine::port::BlobHash::parse(hash)) {
-                blobs.remove(&hash).await?;
-            }
-        }
-        Ok(sessions)
+            .await
     }
 }
 
@@ -201,6 +191,9 @@ async fn write(
 ) -> Result<Appended, AppendError> {
     if let Fence::ItemToken { work_id, token_hash } = &append.fence {
         work_queue::check_token(connection, work_id, &session.id, token_hash).await?;
+    }
+    if !blobs::are_there(connection, bodies.iter().filter_map(|body| body.blob.as_deref())).await? {
+        return Err(AppendError::Conflict);
     }
     let claim = advance(connection, append, session, now).await?;
     insert(connection, &session.id, records, bodies).await?;
@@ -335,12 +328,8 @@ async fn insert(
     Ok(())
 }
 
-/// Removes sessions with everything that is theirs; returns how many, and the blobs that nothing refers to any more.
-async fn remove(
-    connection: &mut Connection,
-    before: Timestamp,
-    limit: usize,
-) -> Result<(usize, Vec<String>), StoreError> {
+/// Removes sessions with everything that is theirs; how many. Blobs that they needed stay for a while.
+async fn remove(connection: &mut Connection, before: Timestamp, limit: usize, now: i64) -> Result<usize, StoreError> {
     let sessions: Vec<String> =
         query_scalar("SELECT id FROM sessions WHERE deleted_at < ? ORDER BY deleted_at LIMIT ?")
             .bind(before.as_micros())
@@ -348,31 +337,25 @@ async fn remove(
             .fetch_all(&mut *connection)
             .await
             .map_err(store_error)?;
-    let mut orphans = Vec::new();
     for id in &sessions {
-        let blobs: Vec<String> =
-            query_scalar("SELECT DISTINCT blob FROM records WHERE session_id = ? AND blob IS NOT NULL")
-                .bind(id)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(store_error)?;
+        query(
+            "UPDATE blobs SET touched_at = ?1 WHERE hash IN (\
+                SELECT blob FROM records WHERE session_id = ?2 AND blob IS NOT NULL \
+                UNION SELECT blob FROM files WHERE session_id = ?2 AND blob IS NOT NULL)",
+        )
+        .bind(now)
+        .bind(id)
+        .execute(&mut *connection)
+        .await
+        .map_err(store_error)?;
         for statement in [
             "DELETE FROM records WHERE session_id = ?",
+            "DELETE FROM files WHERE session_id = ?",
             "DELETE FROM work_items WHERE session_id = ?",
             "DELETE FROM sessions WHERE id = ?",
         ] {
             query(statement).bind(id).execute(&mut *connection).await.map_err(store_error)?;
         }
-        for blob in blobs {
-            let used: bool = query_scalar("SELECT EXISTS (SELECT 1 FROM records WHERE blob = ?)")
-                .bind(&blob)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(store_error)?;
-            if !used {
-                orphans.push(blob);
-            }
-        }
     }
-    Ok((sessions.len(), orphans))
+    Ok(sessions.len())
 }

@@ -19,6 +19,7 @@ const BATCH: usize = 64;
 const QUEUE: usize = 1024;
 
 /// Takes jobs for the writing connection.
+#[derive(Clone)]
 pub(super) struct Writer {
     jobs: mpsc::Sender<Message>,
 }

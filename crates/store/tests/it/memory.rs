@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use engine::contract::blobs::BlobSubject;
 use engine::contract::{Store, Subject};
-use engine::memory::MemoryStore;
+use engine::memory::{MemoryBlobs, MemoryStore};
+use engine::port::{BlobHash, Blobs};
 
 use crate::clock::HandClock;
 
@@ -24,6 +26,10 @@ impl Subject for Memory {
         self.store.clone()
     }
 
+    fn blobs(&self) -> Arc<dyn Blobs> {
+        self.store.blobs()
+    }
+
     async fn advance(&self, millis: i64) {
         self.clock.advance(millis);
     }
@@ -38,3 +44,22 @@ impl Subject for Memory {
 }
 
 engine::contract_tests!(crate::memory::subject);
+
+struct Bytes(MemoryBlobs);
+
+#[async_trait]
+impl BlobSubject for Bytes {
+    fn blobs(&self) -> Arc<dyn Blobs> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn spoil(&self, hash: &BlobHash, bytes: Vec<u8>) {
+        self.0.spoil(hash, bytes);
+    }
+}
+
+async fn bytes() -> Option<impl BlobSubject> {
+    Some(Bytes(MemoryBlobs::new()))
+}
+
+engine::blob_contract_tests!(crate::memory::bytes);

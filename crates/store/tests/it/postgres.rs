@@ -6,30 +6,35 @@ use async_trait::async_trait;
 use engine::contract::histories::folds_to_its_snapshot;
 use engine::contract::story::{Phrase as _, Story, beat, claimed_session, pass, registered};
 use engine::contract::{Store, Subject};
-use engine::port::{EventLog as _, Leases as _, StoreError};
+use engine::memory::MemoryBlobs;
+use engine::port::{Blobs, EventLog as _, Leases as _, StoreError};
 use proptest::prelude::any;
 use proptest::test_runner::{Config, TestRunner};
 use store::testing::{Cluster, Database};
 use store::{PostgresOptions, PostgresStore};
 
-struct Postgres {
-    store: Arc<PostgresStore>,
-    database: Database,
+pub(crate) struct Postgres {
+    pub(crate) store: Arc<PostgresStore>,
+    pub(crate) database: Database,
+    bytes: MemoryBlobs,
 }
 
-async fn subject() -> Option<Postgres> {
+pub(crate) async fn subject() -> Option<Postgres> {
     let database = Cluster::shared().await?.database().await;
     database.take_the_clock().await;
-    let store = PostgresStore::new(&database.store_options()).expect("the address is right");
-    Some(Postgres { store: Arc::new(store), database })
+    Some(Postgres::with(database, MemoryBlobs::new()))
 }
 
 impl Postgres {
+    fn with(database: Database, bytes: MemoryBlobs) -> Self {
+        let options = PostgresOptions { blobs: Some(Arc::new(bytes.clone())), ..database.store_options() };
+        let store = PostgresStore::new(&options).expect("the address is right");
+        Self { store: Arc::new(store), database, bytes }
+    }
+
     /// The same database as another process sees it.
     fn neighbour(&self) -> Self {
-        let store = PostgresStore::new(&self.database.store_options()).expect("the address is right");
-        let options = self.database.store_options();
-        Self { store: Arc::new(store), database: Database::at(&options.url) }
+        Self::with(Database::at(&self.database.url), self.bytes.clone())
     }
 }
 
@@ -37,6 +42,10 @@ impl Postgres {
 impl Subject for Postgres {
     fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    fn blobs(&self) -> Arc<dyn Blobs> {
+        self.store.blobs().expect("it was given some")
     }
 
     async fn advance(&self, millis: i64) {

@@ -66,7 +66,7 @@ async fn serve(folder: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(None, &process_environment, |config| config.server.data_dir = folder.to_owned())?;
     let store = match &config.database.url {
         Some(url) => {
-            let store = Store::open_postgres(&config, url)?;
+            let store = Store::open_postgres(&config, url, None)?;
             store.database().migrate().await?;
             store
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use engine::Heartbeats;
+use engine::port::Blobs;
 use store::Presence;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,9 @@ use crate::telemetry::metrics::Metrics;
 /// Between two looks at the heartbeats and the pool.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How long the object store may take to answer before it counts as down.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What `/ready` says.
 pub(super) struct ReplicaReadiness {
     metrics: Arc<Metrics>,
@@ -26,13 +30,21 @@ pub(super) struct ReplicaReadiness {
     database_is_up: watch::Sender<bool>,
     worker_is_up: AtomicBool,
     redis_is_up: AtomicBool,
+    object_store_is_up: AtomicBool,
 }
 
 impl ReplicaReadiness {
     pub(super) fn new(metrics: Arc<Metrics>, draining: Draining, max_agents: usize) -> Self {
         let up = || AtomicBool::new(true);
-        let database_is_up = watch::Sender::new(true);
-        Self { metrics, draining, max_agents, database_is_up, worker_is_up: up(), redis_is_up: up() }
+        Self {
+            metrics,
+            draining,
+            max_agents,
+            database_is_up: watch::Sender::new(true),
+            worker_is_up: up(),
+            redis_is_up: up(),
+            object_store_is_up: up(),
+        }
     }
 
     /// Whether the server's own worker runs.
@@ -76,6 +88,35 @@ impl ReplicaReadiness {
             }
         }
     }
+
+    /// Looks at the object store until `stop`.
+    pub(super) async fn watch_object_store(self: Arc<Self>, blobs: Arc<dyn Blobs>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, blobs.ping()).await;
+            let cause = match &answer {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("it did not answer in time".to_owned()),
+            };
+            let up = cause.is_none();
+            if self.object_store_is_up.swap(up, Ordering::Relaxed) != up {
+                match cause {
+                    None => tracing::info!("the object store answers again"),
+                    Some(cause) => tracing::error!(
+                        cause,
+                        "the object store does not answer: large records stay in the database, files wait"
+                    ),
+                }
+            }
+            self.metrics.dependency("object_store", up);
+        }
+    }
 }
 
 impl Readiness for ReplicaReadiness {
@@ -86,6 +127,7 @@ impl Readiness for ReplicaReadiness {
             ("database", *self.database_is_up.borrow()),
             ("worker", self.worker_is_up.load(Ordering::Relaxed)),
             ("redis", self.redis_is_up.load(Ordering::Relaxed)),
+            ("object_store", self.object_store_is_up.load(Ordering::Relaxed)),
         ];
         let degraded = dependencies.iter().filter(|(_, up)| !up).map(|(name, _)| (*name).to_owned());
         ReadinessReport {

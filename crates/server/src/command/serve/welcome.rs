@@ -18,6 +18,8 @@ pub(super) struct Welcome<'a> {
     /// The key that was made here and the file it is kept in; `None` when the operator set one.
     pub(super) made_key: Option<(&'a Secret, &'a Path)>,
     pub(super) database: &'a str,
+    /// Where large content is kept.
+    pub(super) blobs: &'a str,
     pub(super) models: &'a [String],
 }
 
@@ -32,7 +34,7 @@ impl Welcome<'_> {
             }
             LogFormat::Json => {
                 let key_file = self.made_key.map(|(_, path)| path.display().to_string());
-                tracing::info!(key_file, database = self.database, "listening on {}", self.url);
+                tracing::info!(key_file, database = self.database, blobs = self.blobs, "listening on {}", self.url);
                 tracing::info!("metrics on {}", self.metrics_url);
             }
         }
@@ -41,6 +43,7 @@ impl Welcome<'_> {
     fn text(&self) -> String {
         let mut text = format!("agent-service {VERSION}\n");
         let _ = writeln!(text, "  database  {}", self.database);
+        let _ = writeln!(text, "  blobs     {}", self.blobs);
         let _ = writeln!(text, "  models    {}", self.models.join(", "));
         if let Some((key, path)) = self.made_key {
             let (url, key) = (self.url, key.expose());
@@ -72,6 +75,7 @@ mod tests {
             metrics_url: "http://127.0.0.1:2/metrics",
             made_key: None,
             database: "SQLite",
+            blobs: "data/blobs",
             models: &models,
         };
         let text = welcome.text();
