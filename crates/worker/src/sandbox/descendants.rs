@@ -17,6 +17,7 @@ pub(crate) struct Process {
     pub pid: i32,
     parent: i32,
     pub is_zombie: bool,
+    is_stopped: bool,
     pub threads: usize,
     pub resident_pages: u64,
     /// CPU time of the process and of those it has waited for, in ticks of the kernel.
@@ -54,6 +55,7 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
         pid: pid.parse().ok()?,
         parent: fields.get(1)?.parse().ok()?,
         is_zombie: *fields.first()? == "Z",
+        is_stopped: *fields.first()? == "T",
         threads: fields.get(17)?.parse().unwrap_or(1),
         // Fields 14 to 17, 20 and 24 of proc(5), counted from the state, which is field 3.
         resident_pages: fields.get(21)?.parse().unwrap_or(0),
@@ -119,6 +121,31 @@ pub(crate) fn kill_all(spared: Option<i32>) -> Result<(), Survivors> {
     }
 }
 
+/// Descendants that are kept from running for a while; they go on when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held(Vec<i32>);
+
+impl Held {
+    /// Stops every descendant but `spared`. One that was stopped by somebody else is left to them.
+    pub(crate) fn all_but(spared: Option<i32>) -> Self {
+        let mut others = list().unwrap_or_default();
+        others.retain(|process| Some(process.pid) != spared && !process.is_zombie && !process.is_stopped);
+        let pids: Vec<i32> = others.iter().map(|process| process.pid).collect();
+        for pid in &pids {
+            send(*pid, Signal::STOP);
+        }
+        Self(pids)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            send(*pid, Signal::CONT);
+        }
+    }
+}
+
 /// Kills one child and waits for its end.
 pub(crate) fn kill_child(pid: i32) {
     send(pid, Signal::KILL);
@@ -148,8 +175,15 @@ mod tests {
 
     #[test]
     fn descendants_are_found_through_generations() {
-        let process =
-            |pid, parent| Process { pid, parent, is_zombie: false, threads: 1, resident_pages: 0, cpu_ticks: 0 };
+        let process = |pid, parent| Process {
+            pid,
+            parent,
+            is_zombie: false,
+            is_stopped: false,
+            threads: 1,
+            resident_pages: 0,
+            cpu_ticks: 0,
+        };
         let all = vec![process(4, 3), process(3, 2), process(2, 1), process(9, 8)];
         let mut pids: Vec<i32> = below(1, &all).into_iter().map(|found| found.pid).collect();
         pids.sort_unstable();

@@ -2,7 +2,8 @@
 //!
 //! No file system quota can be had without privilege, so the workspace is walked. That is dear for a large one, and is
 //! done only when it may be full: what the file system as a whole has lost since the last walk bounds what this
-//! session can have added, and is one cheap call. A walk goes on in slices, so that the supervisor stays responsive.
+//! session can have added, and is one cheap call. A walk goes on in slices, so that the supervisor stays responsive;
+//! the session's processes are stopped meanwhile, so that nobody fills folders faster than they are walked.
 //! Files that were deleted and are still open count too.
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -52,6 +53,8 @@ pub(crate) struct Quota {
 
 struct Walk {
     began: Instant,
+    /// The workspace may be full.
+    is_urgent: bool,
     free: Usage,
     folders: Vec<Dir>,
     used: Usage,
@@ -103,6 +106,11 @@ impl Quota {
         self.walk.is_some()
     }
 
+    /// Whether the walk under way may find the workspace full, so that nobody should write meanwhile.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.is_urgent)
+    }
+
     /// Why nothing more can be written, if so. Walks to the end where that is not known.
     pub(crate) fn refusal(&mut self, workspace: &Workspace) -> Option<String> {
         if self.may_be_full(workspace) {
@@ -134,7 +142,7 @@ impl Quota {
         let mut walk = match self.walk.take() {
             Some(walk) => walk,
             None => match Walk::begin(workspace) {
-                Ok(walk) => walk,
+                Ok(walk) => Walk { is_urgent: self.ended.is_some() && self.may_be_full(workspace), ..walk },
                 Err(_) => return true,
             },
         };
@@ -207,6 +215,7 @@ impl Walk {
         let root = root.map_err(|_| Errno::IO)?;
         Ok(Self {
             began: Instant::now(),
+            is_urgent: false,
             free: free(workspace)?,
             folders: vec![Dir::new(root)?],
             used: Usage::default(),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::census::Census;
 use super::config::Confinement;
 use super::confine::{self, Role};
-use super::descendants;
+use super::descendants::{self, Held};
 use super::files_link::{FilesLink, Heard};
 use super::namespaces;
 use super::protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
@@ -93,6 +93,8 @@ struct Supervisor {
     running: Option<Running>,
     census: Census,
     quota: Quota,
+    /// While the workspace is counted that may be full.
+    held: Option<Held>,
     /// Told at the head of the next bash result: what happened to the session's processes between calls, or where its
     /// folders lie.
     notice: Option<String>,
@@ -117,6 +119,7 @@ impl Supervisor {
             running: None,
             census,
             quota,
+            held: None,
             notice: None,
             has_told_paths: false,
         })
@@ -354,6 +357,12 @@ impl Supervisor {
         if excess.is_none() && (is_running || self.census.has_company) {
             excess = self.quota.look(&self.workspace);
         }
+        // Who may have filled the workspace writes nothing more before that is known.
+        if self.quota.is_urgent() && self.held.is_none() {
+            self.held = Some(Held::all_but(self.files.as_ref().map(FilesLink::pid)));
+        } else if !self.quota.is_urgent() && excess.is_none() {
+            self.held = None;
+        }
         let Some(excess) = excess else { return };
         match self.running {
             Some(Running::Bash { call, .. }) => self.end_bash(call, &excess),
@@ -379,6 +388,7 @@ impl Supervisor {
     fn kill_shell(&mut self) -> String {
         // A survivor is stuck in the kernel; nothing more can be done to it here, and its rights are gone already.
         let _ = descendants::kill_all(self.files.as_ref().map(FilesLink::pid));
+        self.held = None;
         self.census = Census::new(&self.settings.limits);
         self.shell
             .take()
