@@ -1,5 +1,6 @@
-//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions` and `BlobRegistry` promise, as
-//! tests. That of the bell is in [`bells`], between two processes' ends instead of a [`Subject`].
+//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `BlobRegistry` and
+//! `Idempotency` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
+//! [`Subject`].
 //!
 //! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
 //! A case gets a fresh, empty store and panics where a promise is broken. Time is the store's and is moved by the
@@ -14,6 +15,7 @@ pub mod blobs;
 pub mod claims;
 pub mod definitions;
 pub mod histories;
+pub mod idempotency;
 pub mod queue;
 pub mod reading;
 pub mod registry;
@@ -23,12 +25,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Leases, WorkQueue};
+use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Idempotency, Leases, WorkQueue};
 
 /// Everything that one store implements.
-pub trait Store: EventLog + Leases + WorkQueue + Definitions + BlobRegistry {}
+pub trait Store: EventLog + Leases + WorkQueue + Definitions + BlobRegistry + Idempotency {}
 
-impl<S: EventLog + Leases + WorkQueue + Definitions + BlobRegistry> Store for S {}
+impl<S: EventLog + Leases + WorkQueue + Definitions + BlobRegistry + Idempotency> Store for S {}
 
 /// A store under test, with what only a test may do to it.
 #[async_trait]
@@ -85,6 +87,11 @@ macro_rules! contract_tests {
                 an_archived_agent_stays_as_it_was, agents_are_listed, names_of_environments_are_unique,
                 an_environment_changes_from_what_was_seen, an_environment_in_use_stays,
                 keys_are_found_until_revoked, definitions_hold_any_text;
+            idempotency: a_key_has_one_effect, of_twins_one_appends_and_both_get_its_answer,
+                a_refused_append_keeps_no_answer, keys_belong_to_a_credential, an_answer_is_kept_for_a_day,
+                old_answers_go_in_batches, a_request_that_changes_nothing_is_kept,
+                a_definition_is_written_once_for_a_key, a_refused_definition_keeps_no_answer,
+                of_twins_one_writes_a_definition;
             histories: a_history_folds_to_its_snapshot;
             registry: what_nothing_refers_to_goes_after_a_day, an_announcement_keeps_a_blob_for_a_day,
                 a_sealed_blob_is_announced, large_records_keep_their_blobs, a_purged_session_leaves_garbage;

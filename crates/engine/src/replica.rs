@@ -9,6 +9,7 @@ mod claimer;
 mod drain;
 mod judge;
 pub(crate) mod pulse;
+mod purge;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -106,6 +107,7 @@ impl Replica {
         let mut working = JoinSet::new();
         let sessions = Sessions::new(world.clone(), Some(claims.clone())).with_observer(Arc::clone(&observer));
         working.spawn(judge::judge(world.clone(), sessions, pulse.clone(), config.embedded));
+        working.spawn(purge::purge(world.clone()));
         working.spawn(claimer::claim_due(world.clone(), claims.clone(), Arc::clone(&observer)));
 
         let shared = Shared {

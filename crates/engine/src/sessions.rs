@@ -1,5 +1,8 @@
 //! What clients and workers ask of a session, on any replica: load, decide, append, ring.
 //!
+//! What a client is told of a command can be made, and kept with it, before it is committed ([`Respond`]): it follows
+//! from the records that were decided.
+//!
 //! A client append names no owner. It is guarded by the position alone: when somebody else was first, the session
 //! is read again and the command decided again. What an append has to do besides (wake the session, queue a work
 //! item) is read from the states around it, in [`consequences`]. The owner's appends are [`crate::driver`]'s.
@@ -7,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use session::agent::AgentSnapshot;
 use session::event::{Created, Event};
 use session::id::{SessionId, WorkId};
@@ -17,7 +21,8 @@ use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{
-    AfterLease, Append, AppendError, Fence, Frame, Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem,
+    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, Loaded, StoreError,
+    StoredRecord, Wake, WorkChange, WorkItem,
 };
 use crate::world::World;
 
@@ -56,6 +61,20 @@ pub struct Outcome {
     pub appended: Arc<[StoredRecord]>,
 }
 
+/// Makes the answer to a command. It is asked before the command is committed, and once more for every conflict.
+#[async_trait]
+pub trait Respond: Send + Sync {
+    async fn respond(&self, outcome: &Outcome) -> Result<Answer, StoreError>;
+}
+
+/// What a command is answered with, and what the answer is kept for.
+#[derive(Clone, Copy)]
+pub struct Reply<'r> {
+    pub respond: &'r dyn Respond,
+    /// The request, if it names an idempotency key.
+    pub request: Option<&'r KeyedRequest>,
+}
+
 /// Why a command did nothing, or is not known to have done anything.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -66,6 +85,9 @@ pub enum CommandError {
     /// The item token that the command came with is no longer its item's.
     #[error("the work item's token has ended")]
     TokenEnded,
+    /// A request under the command's key was committed before.
+    #[error(transparent)]
+    KeyUsed(#[from] KeyUsed),
     /// Others kept appending first. Trying again later is right.
     #[error("session {0} is too busy")]
     Busy(SessionId),
@@ -88,22 +110,56 @@ impl Sessions {
 
     /// Creates a session.
     pub async fn create(&self, created: Created, initial_events: Vec<ClientEvent>) -> Result<Outcome, CommandError> {
-        let session_id = created.session_id.clone();
-        let command = Command::Create { created: Box::new(created), initial_events };
-        // The id is fresh; a conflict means that a lost answer is being made good, or a broken source of ids.
-        self.attempt(&session_id, None, &command, &Fence::Client).await?.ok_or(CommandError::Busy(session_id))
+        let (session_id, command) = creation(created, initial_events);
+        let done = self.attempt(&session_id, None, &command, &Fence::Client, None).await?;
+        done.map(|(outcome, _)| outcome).ok_or(CommandError::Busy(session_id))
+    }
+
+    /// Creates a session; returns the answer.
+    pub async fn create_answered(
+        &self,
+        created: Created,
+        initial_events: Vec<ClientEvent>,
+        reply: Reply<'_>,
+    ) -> Result<Answer, CommandError> {
+        let (session_id, command) = creation(created, initial_events);
+        let done = self.attempt(&session_id, None, &command, &Fence::Client, Some(reply)).await?;
+        done.and_then(|(_, answer)| answer).ok_or(CommandError::Busy(session_id))
     }
 
     /// Does what `command` asks, or says why not.
     pub async fn command(&self, id: &SessionId, command: Command, fence: Fence) -> Result<Outcome, CommandError> {
+        Ok(self.persist(id, command, fence, None).await?.0)
+    }
+
+    /// The same; returns the answer.
+    pub async fn command_answered(
+        &self,
+        id: &SessionId,
+        command: Command,
+        fence: Fence,
+        reply: Reply<'_>,
+    ) -> Result<Answer, CommandError> {
+        let (_, answer) = self.persist(id, command, fence, Some(reply)).await?;
+        Ok(answer.expect("whatever has a reply has an answer"))
+    }
+
+    /// Tries until the command is committed or refused.
+    async fn persist(
+        &self,
+        id: &SessionId,
+        command: Command,
+        fence: Fence,
+        reply: Option<Reply<'_>>,
+    ) -> Result<(Outcome, Option<Answer>), CommandError> {
         for conflicts in 0..CONFLICTS_MAX {
             if conflicts > 1 {
                 let spread_ms = u128::from(conflicts.min(10) * 4);
                 tokio::time::sleep(Duration::from_millis((self.world.entropy.draw() % spread_ms) as u64)).await;
             }
             let loaded = self.world.log.load(id).await?.ok_or_else(|| CommandError::NotFound(id.clone()))?;
-            if let Some(outcome) = self.attempt(id, Some(loaded), &command, &fence).await? {
-                return Ok(outcome);
+            if let Some(done) = self.attempt(id, Some(loaded), &command, &fence, reply).await? {
+                return Ok(done);
             }
         }
         Err(CommandError::Busy(id.clone()))
@@ -133,6 +189,15 @@ impl Sessions {
         Ok(snapshot)
     }
 
+    /// The agent that the session runs after a command, which may not be committed yet.
+    pub async fn agent_snapshot_after(&self, outcome: &Outcome) -> Result<Arc<AgentSnapshot>, StoreError> {
+        match at_position(&outcome.appended, outcome.state.agent.position).map(|stored| &stored.record.event) {
+            Some(Event::Created(created)) => Ok(Arc::new(created.agent.clone())),
+            Some(Event::Updated { agent: Some(agent), .. }) => Ok(Arc::new((**agent).clone())),
+            _ => self.agent_snapshot(&outcome.state).await,
+        }
+    }
+
     /// Ends the lease on a work item: what was exposed to its holder is closed as interrupted, and the item is
     /// queued again if its session still needs a worker. `false` when the lease was revived or ended meanwhile, or
     /// the session moved: the next pass sees what is left to do.
@@ -147,7 +212,7 @@ impl Sessions {
         let decision = self.decide_or_keep(&loaded.state, ended)?;
         let then = if consequences::wants_worker(&decision.state) { AfterLease::Requeue } else { AfterLease::Stop };
         let work = WorkChange::EndLease { work_id: item.id.clone(), seen, then };
-        Ok(self.commit(Some(&loaded), decision, Fence::Client, work).await?.is_some())
+        Ok(self.commit(Some(&loaded), Prepared::of(decision), Fence::Client, work, None).await?.is_some())
     }
 
     /// Stops a work item, as [`WorkQueue::stop`](crate::port::WorkQueue::stop) does, and closes what was exposed to
@@ -178,7 +243,7 @@ impl Sessions {
                 None => AfterLease::Stop,
             };
             let work = WorkChange::EndLease { work_id: work_id.clone(), seen, then };
-            if self.commit(Some(&loaded), decision, fence.clone(), work).await?.is_none() {
+            if self.commit(Some(&loaded), Prepared::of(decision), fence.clone(), work, None).await?.is_none() {
                 continue;
             }
             let stopped = self.world.work.item(pool, work_id).await?;
@@ -194,38 +259,45 @@ impl Sessions {
         loaded: Option<Loaded>,
         command: &Command,
         fence: &Fence,
-    ) -> Result<Option<Outcome>, CommandError> {
+        reply: Option<Reply<'_>>,
+    ) -> Result<Option<(Outcome, Option<Answer>)>, CommandError> {
         let before = loaded.as_ref().map(|loaded| &loaded.state);
         let mut ids = self.world.ids();
         let decision = decide(before, command.clone(), &self.world.limits, self.world.clock.now(), &mut ids)?;
         let work = consequences::work_change(command, before, &decision.state, &mut ids);
         let positions = decision.posted.clone();
-        let Some(mut outcome) = self.commit(loaded.as_ref(), decision, fence.clone(), work).await? else {
-            return Ok(None);
-        };
+        let mut prepared = Prepared::of(decision);
         for position in positions {
-            let posted = match at_position(&outcome.appended, position) {
+            let posted = match at_position(&prepared.outcome.appended, position) {
                 Some(stored) => stored.clone(),
                 None => read_at(&self.world, id, position).await?,
             };
-            outcome.posted.push(posted);
+            prepared.outcome.posted.push(posted);
         }
-        Ok(Some(outcome))
+        let answer = match reply {
+            Some(reply) => Some(reply.respond.respond(&prepared.outcome).await?),
+            None => None,
+        };
+        let request = reply.and_then(|reply| reply.request).cloned();
+        let kept = request.zip(answer.clone()).map(|(request, answer)| Kept { request, answer });
+        let outcome = self.commit(loaded.as_ref(), prepared, fence.clone(), work, kept).await?;
+        Ok(outcome.map(|outcome| (outcome, answer)))
     }
 
     /// Appends what was decided, and tells of it. `None` on a conflict.
     async fn commit(
         &self,
         loaded: Option<&Loaded>,
-        decision: Decision,
+        prepared: Prepared,
         fence: Fence,
         work: WorkChange,
+        kept: Option<Kept>,
     ) -> Result<Option<Outcome>, CommandError> {
-        let Decision { records, state, .. } = decision;
-        let due_now = consequences::due_now(&state, self.world.clock.now());
+        let Prepared { records, complete, outcome } = prepared;
+        let due_now = consequences::due_now(&outcome.state, self.world.clock.now());
         // A token is checked even where nothing is appended: its holder must learn that it has lost the item.
-        if records.is_empty() && work == WorkChange::None && fence == Fence::Client {
-            return Ok(Some(Outcome { state, posted: Vec::new(), appended: Arc::new([]) }));
+        if records.is_empty() && work == WorkChange::None && fence == Fence::Client && kept.is_none() {
+            return Ok(Some(outcome));
         }
         let owned = loaded.is_some_and(|loaded| loaded.claim.is_some());
         let slot = if due_now && !owned { self.claims.as_ref().and_then(LocalClaims::slot) } else { None };
@@ -235,7 +307,8 @@ impl Sessions {
             (Some(claims), true) if slot.is_some() => Wake::Now { claim_for: Some(claims.replica_id().clone()) },
             (_, true) => Wake::Now { claim_for: None },
         };
-        let append = Append { records: records.clone(), state: state.clone(), fence, wake, work };
+        let (state, stored) = (&outcome.state, &outcome.appended);
+        let append = Append { records, state: state.clone(), fence, wake, work, kept };
         let appended = match self.world.log.append(append).await {
             Ok(appended) => appended,
             Err(error) => {
@@ -245,18 +318,18 @@ impl Sessions {
                 return match error {
                     AppendError::Conflict => Ok(None),
                     AppendError::TokenEnded | AppendError::Fenced => Err(CommandError::TokenEnded),
+                    AppendError::KeyUsed(used) => Err(used.into()),
                     AppendError::Store(error) => Err(error.into()),
                 };
             }
         };
-        let (stored, complete) = stored_records(records, |_| None);
-        observe_turns(&*self.observer, loaded.map(|loaded| &loaded.state), &state, &stored);
+        observe_turns(&*self.observer, loaded.map(|loaded| &loaded.state), state, stored);
         let bell = &self.world.bell;
         if !stored.is_empty() {
             bell.ring(Frame::Appended {
                 session_id: state.session_id.clone(),
                 position: state.position,
-                records: complete.then(|| Arc::clone(&stored)),
+                records: complete.then(|| Arc::clone(stored)),
             });
         }
         if appended.queued {
@@ -264,7 +337,7 @@ impl Sessions {
         }
         match (appended.claim, slot, &self.claims) {
             (Some(claim), Some(slot), Some(claims)) => {
-                let tail = if complete { Arc::clone(&stored) } else { Arc::new([]) };
+                let tail = if complete { Arc::clone(stored) } else { Arc::new([]) };
                 let start = Some(Start { state: state.clone(), tail });
                 claims.hand_in(Won { claim, taken_over: false, slot: Some(slot), start });
             }
@@ -274,7 +347,7 @@ impl Sessions {
         if let Some(doubt) = doubt {
             doubt.settle();
         }
-        Ok(Some(Outcome { state, posted: Vec::new(), appended: stored }))
+        Ok(Some(outcome))
     }
 
     /// A command whose refusal means that the records stay as they are.
@@ -296,6 +369,27 @@ impl Sessions {
         snapshots.push_back(entry);
         Some(snapshot)
     }
+}
+
+/// What is about to be appended, and what will have come of it.
+struct Prepared {
+    records: Vec<Record>,
+    /// Whether `outcome.appended` holds everything that its readers need.
+    complete: bool,
+    outcome: Outcome,
+}
+
+impl Prepared {
+    fn of(decision: Decision) -> Self {
+        let Decision { records, state, .. } = decision;
+        let (appended, complete) = stored_records(records.clone(), |_| None);
+        Self { records, complete, outcome: Outcome { state, posted: Vec::new(), appended } }
+    }
+}
+
+/// The id is fresh; a conflict means that a lost answer is being made good, or a broken source of ids.
+fn creation(created: Created, initial_events: Vec<ClientEvent>) -> (SessionId, Command) {
+    (created.session_id.clone(), Command::Create { created: Box::new(created), initial_events })
 }
 
 /// The agent snapshot that the record at `position` holds.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use session::{Ids, Limits};
 
-use crate::port::{Bell, Blobs, Clock, Definitions, Entropy, EventLog, Leases, Model, WorkQueue};
+use crate::port::{Bell, Blobs, Clock, Definitions, Entropy, EventLog, Idempotency, Leases, Model, WorkQueue};
 use crate::watch::Watch;
 
 /// The ports of one process, and the limits that its operator set.
@@ -14,6 +14,7 @@ pub struct World {
     pub leases: Arc<dyn Leases>,
     pub work: Arc<dyn WorkQueue>,
     pub definitions: Arc<dyn Definitions>,
+    pub idempotency: Arc<dyn Idempotency>,
     pub bell: Arc<dyn Bell>,
     /// `None` where no store for blobs is configured: what needs one is refused by name.
     pub blobs: Option<Arc<dyn Blobs>>,

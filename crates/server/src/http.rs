@@ -25,6 +25,7 @@ mod exposure;
 mod families;
 mod fields;
 mod health;
+mod idempotency;
 mod internal;
 mod json;
 mod metadata;

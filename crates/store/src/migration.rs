@@ -15,10 +15,12 @@ pub(crate) type Files = &'static [(i64, &'static str, &'static str)];
 pub(crate) const SQLITE: Files = &[
     (1, "setup", include_str!("../migrations/sqlite/0001_setup.sql")),
     (2, "files", include_str!("../migrations/sqlite/0002_files.sql")),
+    (4, "idempotency", include_str!("../migrations/sqlite/0004_idempotency.sql")),
 ];
 pub(crate) const POSTGRES: Files = &[
     (1, "setup", include_str!("../migrations/postgres/0001_setup.sql")),
     (2, "files", include_str!("../migrations/postgres/0002_files.sql")),
+    (4, "idempotency", include_str!("../migrations/postgres/0004_idempotency.sql")),
 ];
 
 /// One migration and whether the database has it.

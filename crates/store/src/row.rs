@@ -4,8 +4,8 @@
 //! returns is the statement's business; the names are those of the migrations.
 
 use engine::port::{
-    Agent, Append, AppendError, Claim, Environment, EnvironmentKey, Fence, Loaded, StoreError, Wake, WorkItem,
-    WorkState,
+    Agent, Answer, Append, AppendError, Claim, Environment, EnvironmentKey, Fence, Kept, KeyedRequest, Loaded,
+    StoreError, Wake, WorkItem, WorkState,
 };
 use serde::Serialize;
 use session::event::{EnvironmentKind, FORMAT_VERSION};
@@ -243,6 +243,20 @@ pub(crate) fn environment_key(row: &impl Columns) -> Result<EnvironmentKey, Stor
         key_hash: row.text("key_hash")?,
         created_at: row.time("created_at")?,
         revoked_at: row.time_or_null("revoked_at")?,
+    })
+}
+
+pub(crate) fn kept(row: &impl Columns) -> Result<Kept, StoreError> {
+    let status = u16::try_from(row.integer("status")?).map_err(|error| corrupt("status", error))?;
+    Ok(Kept {
+        request: KeyedRequest {
+            credential_hash: row.text("credential_hash")?,
+            key: row.text("key")?,
+            method: row.text("method")?,
+            path: row.text("path")?,
+            body_hash: row.text("body_hash")?,
+        },
+        answer: Answer { status, body: row.text("body")? },
     })
 }
 

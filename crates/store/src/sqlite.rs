@@ -6,6 +6,7 @@
 
 mod blobs;
 mod definitions;
+mod idempotency;
 mod leases;
 mod log;
 mod work_queue;

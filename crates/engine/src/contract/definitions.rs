@@ -10,11 +10,11 @@ use super::story::{DAWN, Setting, Story, model};
 use crate::port::definitions::{DefinitionError, EnvironmentKey, ListDefinitions};
 use crate::port::{After, Agent, Environment, EnvironmentConfig, Networking, TimeRange};
 
-fn at(millis: i64) -> Timestamp {
+pub(super) fn at(millis: i64) -> Timestamp {
     DAWN.plus_millis(millis)
 }
 
-fn agent(id: &str, created_at: Timestamp) -> Agent {
+pub(super) fn agent(id: &str, created_at: Timestamp) -> Agent {
     Agent {
         id: id.into(),
         version: 1,
@@ -34,7 +34,7 @@ fn next(agent: &Agent, name: &str) -> Agent {
     Agent { version: agent.version + 1, name: name.to_owned(), updated_at: at(1), ..agent.clone() }
 }
 
-fn environment(id: &str, name: &str, created_at: Timestamp) -> Environment {
+pub(super) fn environment(id: &str, name: &str, created_at: Timestamp) -> Environment {
     Environment {
         id: id.into(),
         name: name.to_owned(),
@@ -62,18 +62,18 @@ pub async fn versions_follow_each_other(subject: &impl Subject) {
     let first = agent("agent_a", at(0));
     let id = first.id.clone();
     assert_eq!(store.agent(&id, None).await.expect("the store answers"), None);
-    let unknown = store.add_agent_version(&next(&first, "too early")).await;
+    let unknown = store.add_agent_version(&next(&first, "too early"), None).await;
     assert!(matches!(unknown, Err(DefinitionError::NotFound)), "{unknown:?}");
-    store.create_agent(&first).await.expect("the id is new");
-    let again = store.create_agent(&first).await;
+    store.create_agent(&first, None).await.expect("the id is new");
+    let again = store.create_agent(&first, None).await;
     assert!(matches!(again, Err(DefinitionError::Conflict)), "{again:?}");
 
     let second = next(&first, "second");
     let third = next(&second, "third");
-    let gap = store.add_agent_version(&third).await;
+    let gap = store.add_agent_version(&third, None).await;
     assert!(matches!(gap, Err(DefinitionError::Conflict)), "{gap:?}");
-    store.add_agent_version(&second).await.expect("it follows");
-    store.add_agent_version(&third).await.expect("it follows");
+    store.add_agent_version(&second, None).await.expect("it follows");
+    store.add_agent_version(&third, None).await.expect("it follows");
 
     for (version, expected) in
         [(None, Some(&third)), (Some(1), Some(&first)), (Some(2), Some(&second)), (Some(4), None)]
@@ -90,9 +90,9 @@ pub async fn versions_follow_each_other(subject: &impl Subject) {
 pub async fn of_two_writers_of_a_version_one_wins(subject: &impl Subject) {
     let store = subject.store();
     let first = agent("agent_a", at(0));
-    store.create_agent(&first).await.expect("the id is new");
+    store.create_agent(&first, None).await.expect("the id is new");
     let (mine, yours) = (next(&first, "mine"), next(&first, "yours"));
-    let (me, you) = tokio::join!(store.add_agent_version(&mine), store.add_agent_version(&yours));
+    let (me, you) = tokio::join!(store.add_agent_version(&mine, None), store.add_agent_version(&yours, None));
     let (winner, loser) = match (&me, &you) {
         (Ok(()), Err(loser)) => (mine, loser),
         (Err(loser), Ok(())) => (yours, loser),
@@ -105,14 +105,14 @@ pub async fn of_two_writers_of_a_version_one_wins(subject: &impl Subject) {
 pub async fn an_archived_agent_stays_as_it_was(subject: &impl Subject) {
     let store = subject.store();
     let first = agent("agent_a", at(0));
-    let unknown = store.archive_agent(&first.id, at(5)).await;
+    let unknown = store.archive_agent(&first.id, at(5), None).await;
     assert!(matches!(unknown, Err(DefinitionError::NotFound)), "{unknown:?}");
-    store.create_agent(&first).await.expect("the id is new");
+    store.create_agent(&first, None).await.expect("the id is new");
     for again in [at(5), at(6)] {
-        let archived = store.archive_agent(&first.id, again).await.expect("it is there");
+        let archived = store.archive_agent(&first.id, again, None).await.expect("it is there");
         assert_eq!(archived, Agent { archived_at: Some(at(5)), ..first.clone() }, "the first time counts");
     }
-    let refused = store.add_agent_version(&next(&first, "late")).await;
+    let refused = store.add_agent_version(&next(&first, "late"), None).await;
     assert!(matches!(refused, Err(DefinitionError::Conflict)), "{refused:?}");
     let old = store.agent(&first.id, Some(1)).await.expect("the store answers").expect("it is there");
     assert_eq!(old.archived_at, Some(at(5)), "the agent is archived as a whole");
@@ -122,11 +122,11 @@ pub async fn agents_are_listed(subject: &impl Subject) {
     let store = subject.store();
     // Two are created in the same moment: the id decides.
     for (id, millis) in [("agent_a", 0), ("agent_b", 10), ("agent_c", 10), ("agent_d", 20)] {
-        store.create_agent(&agent(id, at(millis))).await.expect("the id is new");
+        store.create_agent(&agent(id, at(millis)), None).await.expect("the id is new");
     }
     let changed = next(&agent("agent_a", at(0)), "changed");
-    store.add_agent_version(&changed).await.expect("it follows");
-    store.archive_agent(&"agent_d".into(), at(30)).await.expect("it is there");
+    store.add_agent_version(&changed, None).await.expect("it follows");
+    store.archive_agent(&"agent_d".into(), at(30), None).await.expect("it is there");
 
     let list = async |list: ListDefinitions| -> Vec<AgentId> {
         store.list_agents(&list).await.expect("the store answers").into_iter().map(|agent| agent.id).collect()
@@ -154,20 +154,20 @@ pub async fn agents_are_listed(subject: &impl Subject) {
 pub async fn names_of_environments_are_unique(subject: &impl Subject) {
     let store = subject.store();
     let first = environment("env_a", "main", at(0));
-    store.create_environment(&first).await.expect("it is new");
+    store.create_environment(&first, None).await.expect("it is new");
     assert_eq!(store.environment(&first.id).await.expect("the store answers"), Some(first.clone()));
-    let taken = store.create_environment(&environment("env_b", "main", at(1))).await;
+    let taken = store.create_environment(&environment("env_b", "main", at(1)), None).await;
     assert!(matches!(taken, Err(DefinitionError::NameTaken)), "{taken:?}");
-    store.create_environment(&environment("env_b", "Main", at(1))).await.expect("names differ by case");
+    store.create_environment(&environment("env_b", "Main", at(1)), None).await.expect("names differ by case");
     let renamed = environment("env_b", "main", at(1));
-    let taken = store.update_environment(&renamed, at(1)).await;
+    let taken = store.update_environment(&renamed, at(1), None).await;
     assert!(matches!(taken, Err(DefinitionError::NameTaken)), "{taken:?}");
 
     for again in [at(5), at(6)] {
-        let archived = store.archive_environment(&first.id, again).await.expect("it is there");
+        let archived = store.archive_environment(&first.id, again, None).await.expect("it is there");
         assert_eq!(archived.archived_at, Some(at(5)), "the first time counts");
     }
-    store.update_environment(&renamed, at(1)).await.expect("the name of an archived one is free");
+    store.update_environment(&renamed, at(1), None).await.expect("the name of an archived one is free");
     let list = async |include_archived| {
         let list = ListDefinitions { include_archived, ..everything() };
         let listed = store.list_environments(&list).await.expect("the store answers");
@@ -181,24 +181,24 @@ pub async fn an_environment_changes_from_what_was_seen(subject: &impl Subject) {
     let store = subject.store();
     let first = environment("env_a", "main", at(0));
     let change = |name: &str, millis| Environment { name: name.to_owned(), updated_at: at(millis), ..first.clone() };
-    let unknown = store.update_environment(&first, at(0)).await;
+    let unknown = store.update_environment(&first, at(0), None).await;
     assert!(matches!(unknown, Err(DefinitionError::NotFound)), "{unknown:?}");
-    store.create_environment(&first).await.expect("it is new");
-    store.update_environment(&change("second", 1), at(0)).await.expect("nobody else changes it");
-    let stale = store.update_environment(&change("third", 2), at(0)).await;
+    store.create_environment(&first, None).await.expect("it is new");
+    store.update_environment(&change("second", 1), at(0), None).await.expect("nobody else changes it");
+    let stale = store.update_environment(&change("third", 2), at(0), None).await;
     assert!(matches!(stale, Err(DefinitionError::Conflict)), "{stale:?}");
     assert_eq!(store.environment(&first.id).await.expect("it answers"), Some(change("second", 1)));
-    store.archive_environment(&first.id, at(3)).await.expect("it is there");
-    let late = store.update_environment(&change("late", 4), at(1)).await;
+    store.archive_environment(&first.id, at(3), None).await.expect("it is there");
+    let late = store.update_environment(&change("late", 4), at(1), None).await;
     assert!(matches!(late, Err(DefinitionError::Conflict)), "{late:?}");
-    let unknown = store.archive_environment(&"env_none".into(), at(3)).await;
+    let unknown = store.archive_environment(&"env_none".into(), at(3), None).await;
     assert!(matches!(unknown, Err(DefinitionError::NotFound)), "{unknown:?}");
 }
 
 pub async fn an_environment_in_use_stays(subject: &impl Subject) {
     let store = subject.store();
     let home = environment("env_home", "home", at(0));
-    store.create_environment(&home).await.expect("it is new");
+    store.create_environment(&home, None).await.expect("it is new");
     let setting = Setting { environment_id: home.id.clone(), ..Setting::default() };
     let (mut story, created) = Story::begin_in(1, setting);
     store.append(created).await.expect("the session is new");
@@ -227,7 +227,7 @@ fn key(id: &str, environment_id: &EnvironmentId, key_hash: &str) -> EnvironmentK
 pub async fn keys_are_found_until_revoked(subject: &impl Subject) {
     let store = subject.store();
     let home = environment("env_home", "home", at(0));
-    store.create_environment(&home).await.expect("it is new");
+    store.create_environment(&home, None).await.expect("it is new");
     let (first, second) = (key("envkey_a", &home.id, "hash-a"), key("envkey_b", &home.id, "hash-b"));
     for key in [&first, &second] {
         store.create_environment_key(key).await.expect("the key is new");
@@ -250,12 +250,12 @@ pub async fn definitions_hold_any_text(subject: &impl Subject) {
     let mut odd = agent("agent_a", at(0));
     odd.name = text.to_owned();
     odd.metadata.insert(text.to_owned(), text.to_owned());
-    store.create_agent(&odd).await.expect("the id is new");
+    store.create_agent(&odd, None).await.expect("the id is new");
     assert_eq!(store.agent(&odd.id, None).await.expect("the store answers"), Some(odd));
     let place = environment("env_a", text, at(0));
-    store.create_environment(&place).await.expect("it is new");
+    store.create_environment(&place, None).await.expect("it is new");
     assert_eq!(store.environment(&place.id).await.expect("the store answers"), Some(place));
-    let taken = store.create_environment(&environment("env_b", text, at(1))).await;
+    let taken = store.create_environment(&environment("env_b", text, at(1)), None).await;
     assert!(matches!(taken, Err(DefinitionError::NameTaken)), "{taken:?}");
     assert_eq!(store.agent(&"agent_\0".into(), None).await.expect("the store answers"), None);
     assert_eq!(store.environment(&"env_\0".into()).await.expect("the store answers"), None);

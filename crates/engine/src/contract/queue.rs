@@ -344,7 +344,7 @@ pub async fn pools_see_their_own_items(subject: &impl Subject) {
                 assert_eq!(beaten, Heartbeat::NotFound);
                 assert_eq!(store.acknowledge(pool, &id, None).await.expect("it answers"), Acknowledged::NotFound);
                 assert_eq!(store.stop(pool, &id, true).await.expect("it answers"), Stopped::NotFound);
-                assert!(store.set_metadata(pool, &id, &Default::default()).await.expect("it answers").is_none());
+                assert!(store.set_metadata(pool, &id, &Default::default(), None).await.expect("it answers").is_none());
             }
         }
         let listed = store.list_items(pool, None, 10).await.expect("the store answers");
@@ -366,7 +366,7 @@ pub async fn metadata_is_replaced(subject: &impl Subject) {
     assert!(item(&store, &work_id(1)).await.metadata.is_empty());
     for metadata in [[("a\0".to_owned(), "1".to_owned())], [("b".to_owned(), "\u{1F600}".to_owned())]] {
         let metadata = metadata.into();
-        let changed = store.set_metadata(&CLOUD, &work_id(1), &metadata).await.expect("it answers");
+        let changed = store.set_metadata(&CLOUD, &work_id(1), &metadata, None).await.expect("it answers");
         assert_eq!(changed.expect("it is there").metadata, metadata);
         assert_eq!(item(&store, &work_id(1)).await.metadata, metadata);
     }

@@ -141,6 +141,7 @@ fn append(records: &[Record], state: &State) -> Append {
         fence: Fence::Client,
         wake: Wake::Keep,
         work: WorkChange::None,
+        kept: None,
     }
 }
 

@@ -6,7 +6,7 @@ use session::id::{AgentId, EnvironmentId, EnvironmentKeyId};
 
 use super::store::{MemoryStore, Tables, in_range, page};
 use crate::port::definitions::{DefinitionError, ListDefinitions};
-use crate::port::{Agent, Definitions, Environment, EnvironmentKey, Order, StoreError};
+use crate::port::{Agent, Definitions, Environment, EnvironmentKey, Keep, Order, StoreError};
 
 impl Tables {
     /// Whether an active environment other than `except` has this name.
@@ -17,12 +17,15 @@ impl Tables {
 
 #[async_trait]
 impl Definitions for MemoryStore {
-    async fn create_agent(&self, agent: &Agent) -> Result<(), DefinitionError> {
+    async fn create_agent(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
+        let now = self.now();
         let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
         if tables.agents.contains_key(&agent.id) {
             return Err(DefinitionError::Conflict);
         }
         tables.agents.insert(agent.id.clone(), vec![agent.clone()]);
+        tables.keep_written(keep, agent, now);
         Ok(())
     }
 
@@ -37,24 +40,36 @@ impl Definitions for MemoryStore {
         })
     }
 
-    async fn add_agent_version(&self, agent: &Agent) -> Result<(), DefinitionError> {
+    async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
+        let now = self.now();
         let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
         let versions = tables.agents.get_mut(&agent.id).ok_or(DefinitionError::NotFound)?;
         let latest = versions.last().ok_or(DefinitionError::NotFound)?;
         if latest.archived_at.is_some() || latest.version + 1 != agent.version {
             return Err(DefinitionError::Conflict);
         }
         versions.push(agent.clone());
+        tables.keep_written(keep, agent, now);
         Ok(())
     }
 
-    async fn archive_agent(&self, id: &AgentId, at: Timestamp) -> Result<Agent, DefinitionError> {
+    async fn archive_agent(
+        &self,
+        id: &AgentId,
+        at: Timestamp,
+        keep: Option<Keep<Agent>>,
+    ) -> Result<Agent, DefinitionError> {
+        let now = self.now();
         let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
         let versions = tables.agents.get_mut(id).ok_or(DefinitionError::NotFound)?;
         for agent in versions.iter_mut() {
             agent.archived_at.get_or_insert(at);
         }
-        versions.last().cloned().ok_or(DefinitionError::NotFound)
+        let archived = versions.last().cloned().ok_or(DefinitionError::NotFound)?;
+        tables.keep_written(keep, &archived, now);
+        Ok(archived)
     }
 
     async fn list_agents(&self, list: &ListDefinitions) -> Result<Vec<Agent>, StoreError> {
@@ -73,8 +88,14 @@ impl Definitions for MemoryStore {
         Ok(versions.iter().rev().filter(behind).take(limit).cloned().collect())
     }
 
-    async fn create_environment(&self, environment: &Environment) -> Result<(), DefinitionError> {
+    async fn create_environment(
+        &self,
+        environment: &Environment,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<(), DefinitionError> {
+        let now = self.now();
         let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
         if tables.environments.contains_key(&environment.id) {
             return Err(DefinitionError::Conflict);
         }
@@ -82,6 +103,7 @@ impl Definitions for MemoryStore {
             return Err(DefinitionError::NameTaken);
         }
         tables.environments.insert(environment.id.clone(), environment.clone());
+        tables.keep_written(keep, environment, now);
         Ok(())
     }
 
@@ -93,8 +115,11 @@ impl Definitions for MemoryStore {
         &self,
         environment: &Environment,
         seen_updated_at: Timestamp,
+        keep: Option<Keep<Environment>>,
     ) -> Result<(), DefinitionError> {
+        let now = self.now();
         let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
         let present = tables.environments.get(&environment.id).ok_or(DefinitionError::NotFound)?;
         if present.archived_at.is_some() || present.updated_at != seen_updated_at {
             return Err(DefinitionError::Conflict);
@@ -103,17 +128,27 @@ impl Definitions for MemoryStore {
             return Err(DefinitionError::NameTaken);
         }
         tables.environments.insert(environment.id.clone(), environment.clone());
+        tables.keep_written(keep, environment, now);
         Ok(())
     }
 
-    async fn archive_environment(&self, id: &EnvironmentId, at: Timestamp) -> Result<Environment, DefinitionError> {
+    async fn archive_environment(
+        &self,
+        id: &EnvironmentId,
+        at: Timestamp,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<Environment, DefinitionError> {
+        let now = self.now();
         let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
         let environment = tables.environments.get_mut(id).ok_or(DefinitionError::NotFound)?;
         if environment.archived_at.is_none() {
             environment.archived_at = Some(at);
             environment.updated_at = at;
         }
-        Ok(environment.clone())
+        let archived = environment.clone();
+        tables.keep_written(keep, &archived, now);
+        Ok(archived)
     }
 
     async fn delete_environment(&self, id: &EnvironmentId) -> Result<(), DefinitionError> {

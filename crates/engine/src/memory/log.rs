@@ -36,10 +36,13 @@ impl Tables {
 impl EventLog for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let now = self.now();
-        let Append { records, state, fence, wake, work } = append;
+        let Append { records, state, fence, wake, work, kept } = append;
         let session_id = state.session_id.clone();
         let guard = state.position - records.len() as u64;
         let mut tables = self.tables();
+        if let Some(kept) = &kept {
+            tables.check_key(&kept.request, now)?;
+        }
         tables.check_fence(&session_id, &fence)?;
         let position = tables.sessions.get(&session_id).map_or(0, |row| row.state.position);
         if position != guard {
@@ -70,6 +73,9 @@ impl EventLog for MemoryStore {
         row.state = state;
         let claim = row.wake(&session_id, wake, now);
         let queued = tables.change_work(&session_id, work, now);
+        if let Some(kept) = kept {
+            tables.keep(kept, now);
+        }
         Ok(Appended { claim, queued })
     }
 

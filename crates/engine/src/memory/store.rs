@@ -8,7 +8,7 @@ use session::{State, Timestamp};
 
 use super::MemoryBlobs;
 use crate::port::{
-    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, Order, StoredRecord, TimeRange, WorkItem,
+    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, Kept, Order, StoredRecord, TimeRange, WorkItem,
 };
 
 /// A database in memory, implementing every port that a real store implements.
@@ -35,6 +35,8 @@ pub(super) struct Tables {
     pub(super) keys: BTreeMap<EnvironmentKeyId, EnvironmentKey>,
     /// When each blob was last touched.
     pub(super) blobs: BTreeMap<BlobHash, Timestamp>,
+    /// Answers by the hash of the credential and the key, and since when.
+    pub(super) kept: BTreeMap<(String, String), (Kept, Timestamp)>,
 }
 
 pub(super) struct SessionRow {

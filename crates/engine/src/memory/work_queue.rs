@@ -10,7 +10,7 @@ use session::state::Status;
 
 use super::store::{ItemRow, MemoryStore, Tables, page};
 use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
-use crate::port::{After, AfterLease, Order, StoreError, WorkChange, WorkItem, WorkQueue, WorkState};
+use crate::port::{After, AfterLease, Keep, KeepError, Order, StoreError, WorkChange, WorkItem, WorkQueue, WorkState};
 
 /// The length of a lease that nobody asked to be another, and its bounds, in seconds.
 const LEASE_SECONDS: u32 = 30;
@@ -227,11 +227,16 @@ impl WorkQueue for MemoryStore {
         pool: &Pool,
         work_id: &WorkId,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<WorkItem>, StoreError> {
-        Ok(self.tables().seen_by(pool, work_id).map(|row| {
-            row.item.metadata.clone_from(metadata);
-            row.item.clone()
-        }))
+        keep: Option<Keep<WorkItem>>,
+    ) -> Result<Option<WorkItem>, KeepError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        tables.check_keep(keep.as_ref(), now)?;
+        let Some(row) = tables.seen_by(pool, work_id) else { return Ok(None) };
+        row.item.metadata.clone_from(metadata);
+        let changed = row.item.clone();
+        tables.keep_written(keep, &changed, now);
+        Ok(Some(changed))
     }
 
     async fn stats(&self, pool: &Pool) -> Result<QueueStats, StoreError> {

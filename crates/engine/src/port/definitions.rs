@@ -9,7 +9,7 @@ use session::agent::{ModelConfig, Tool};
 use session::event::EnvironmentKind;
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId};
 
-use super::{After, StoreError, TimeRange};
+use super::{After, Keep, KeepError, KeyUsed, StoreError, TimeRange};
 
 /// One version of an agent, normalised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,7 +95,18 @@ pub enum DefinitionError {
     #[error("it is in use")]
     InUse,
     #[error(transparent)]
+    KeyUsed(#[from] KeyUsed),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<KeepError> for DefinitionError {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::KeyUsed(used) => used.into(),
+            KeepError::Store(error) => error.into(),
+        }
+    }
 }
 
 /// Which definitions to list, newest first.
@@ -107,19 +118,25 @@ pub struct ListDefinitions {
     pub limit: usize,
 }
 
-/// The definitions.
+/// The definitions. A write that is given a [`Keep`] keeps its answer in the same transaction, or does nothing if a
+/// request under that key was first.
 #[async_trait]
 pub trait Definitions: Send + Sync + 'static {
-    async fn create_agent(&self, agent: &Agent) -> Result<(), DefinitionError>;
+    async fn create_agent(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError>;
 
     /// One version, or the latest.
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError>;
 
     /// Stores `agent` as the version after `agent.version - 1`, which must be the latest of an agent not archived.
-    async fn add_agent_version(&self, agent: &Agent) -> Result<(), DefinitionError>;
+    async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError>;
 
     /// Archives, or leaves archived as it was; returns the latest version.
-    async fn archive_agent(&self, id: &AgentId, at: Timestamp) -> Result<Agent, DefinitionError>;
+    async fn archive_agent(
+        &self,
+        id: &AgentId,
+        at: Timestamp,
+        keep: Option<Keep<Agent>>,
+    ) -> Result<Agent, DefinitionError>;
 
     /// The latest version of each.
     async fn list_agents(&self, list: &ListDefinitions) -> Result<Vec<Agent>, StoreError>;
@@ -127,7 +144,11 @@ pub trait Definitions: Send + Sync + 'static {
     /// Versions below `before`, newest first.
     async fn agent_versions(&self, id: &AgentId, before: Option<u32>, limit: usize) -> Result<Vec<Agent>, StoreError>;
 
-    async fn create_environment(&self, environment: &Environment) -> Result<(), DefinitionError>;
+    async fn create_environment(
+        &self,
+        environment: &Environment,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<(), DefinitionError>;
 
     async fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>, StoreError>;
 
@@ -136,10 +157,16 @@ pub trait Definitions: Send + Sync + 'static {
         &self,
         environment: &Environment,
         seen_updated_at: Timestamp,
+        keep: Option<Keep<Environment>>,
     ) -> Result<(), DefinitionError>;
 
     /// Archives, or leaves archived as it was.
-    async fn archive_environment(&self, id: &EnvironmentId, at: Timestamp) -> Result<Environment, DefinitionError>;
+    async fn archive_environment(
+        &self,
+        id: &EnvironmentId,
+        at: Timestamp,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<Environment, DefinitionError>;
 
     /// Deletes an environment, with its keys, that no undeleted session refers to.
     async fn delete_environment(&self, id: &EnvironmentId) -> Result<(), DefinitionError>;

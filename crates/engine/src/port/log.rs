@@ -1,7 +1,7 @@
 //! The event log: the truth of every session.
 //!
 //! What belongs together commits together: one [`EventLog::append`] takes the records, the snapshot after them and
-//! the side rows (wake-up, claim, work item), or nothing. Its guard is the position before the first record;
+//! the side rows (wake-up, claim, work item, kept answer), or nothing. Its guard is the position before the first record;
 //! an owner's append is guarded by its claim too, a worker's by its item token.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use session::id::{AgentId, ReplicaId, SessionId, WorkId};
 use session::state::Status;
 use session::{Event, Record, State, Timestamp};
 
-use super::{After, Claim, Order, StoreError, TimeRange, WorkChange};
+use super::{After, Claim, KeepError, Kept, KeyUsed, Order, StoreError, TimeRange, WorkChange};
 
 /// A record as it is read: an [`Event::Processed`] comes with the event that it names.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +67,8 @@ pub struct Append {
     pub fence: Fence,
     pub wake: Wake,
     pub work: WorkChange,
+    /// The answer to a client's request that names an idempotency key.
+    pub kept: Option<Kept>,
 }
 
 /// What an append did besides.
@@ -91,7 +93,18 @@ pub enum AppendError {
     #[error("the work item's token has ended")]
     TokenEnded,
     #[error(transparent)]
+    KeyUsed(#[from] KeyUsed),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<KeepError> for AppendError {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::KeyUsed(used) => used.into(),
+            KeepError::Store(error) => error.into(),
+        }
+    }
 }
 
 /// A session as it is loaded.

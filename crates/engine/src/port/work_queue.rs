@@ -10,7 +10,7 @@ use session::Timestamp;
 use session::event::EnvironmentKind;
 use session::id::{EnvironmentId, SessionId, WorkId};
 
-use super::{After, StoreError};
+use super::{After, Keep, KeepError, StoreError};
 
 /// What an append does to the session's work item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -183,13 +183,14 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// Newest first.
     async fn list_items(&self, pool: &Pool, after: Option<&After>, limit: usize) -> Result<Vec<WorkItem>, StoreError>;
 
-    /// Replaces the metadata.
+    /// Replaces the metadata, and keeps the answer as the writes of definitions do.
     async fn set_metadata(
         &self,
         pool: &Pool,
         work_id: &WorkId,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<WorkItem>, StoreError>;
+        keep: Option<Keep<WorkItem>>,
+    ) -> Result<Option<WorkItem>, KeepError>;
 
     async fn stats(&self, pool: &Pool) -> Result<QueueStats, StoreError>;
 

@@ -47,6 +47,7 @@ impl Stage {
             fence: Fence::Owner(self.claim.clone()),
             wake: Wake::Keep,
             work: WorkChange::None,
+            kept: None,
         };
         self.rig.store.append(append).await.unwrap();
     }

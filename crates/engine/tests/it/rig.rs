@@ -215,6 +215,7 @@ impl Rig {
             leases: store.clone(),
             work: store.clone(),
             definitions: store.clone(),
+            idempotency: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: Some(Arc::new(MemoryBlobs::new())),
             model: model.clone(),

@@ -380,6 +380,7 @@ fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Mod
         leases: Arc::clone(&store.leases),
         work: Arc::clone(&store.work),
         definitions: Arc::clone(&store.definitions),
+        idempotency: Arc::clone(&store.idempotency),
         bell,
         blobs: store.blobs.clone(),
         model,

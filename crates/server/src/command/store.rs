@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Leases, WorkQueue};
+use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Idempotency, Leases, WorkQueue};
 use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
@@ -17,6 +17,7 @@ pub(super) struct Store {
     pub(super) leases: Arc<dyn Leases>,
     pub(super) work: Arc<dyn WorkQueue>,
     pub(super) definitions: Arc<dyn Definitions>,
+    pub(super) idempotency: Arc<dyn Idempotency>,
     pub(super) blobs: Option<Arc<dyn Blobs>>,
     pub(super) registry: Arc<dyn BlobRegistry>,
     database: Database,
@@ -66,7 +67,8 @@ impl Store {
                 work: store.clone(),
                 blobs: store.blobs(),
                 registry: store.clone(),
-                definitions: store,
+                definitions: store.clone(),
+                idempotency: store,
                 database,
             },
             Database::Postgres(store) => Self {
@@ -75,7 +77,8 @@ impl Store {
                 work: store.clone(),
                 blobs: store.blobs(),
                 registry: store.clone(),
-                definitions: store,
+                definitions: store.clone(),
+                idempotency: store,
                 database,
             },
         }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use engine::port::Order;
 use engine::port::definitions::{Agent, DefinitionError, ListDefinitions};
 use serde::{Deserialize, Serialize};
@@ -12,12 +13,12 @@ use session::id::AgentId;
 use super::Service;
 use super::agent_params::{CreateAgent, UpdateAgent};
 use super::auth::Caller;
-use super::body::{JsonBody, OptionalBody};
+use super::body::{JsonBody, KeyedBody, OptionalBody};
 use super::error::ApiError;
-use super::metadata;
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::Ids;
 use super::query::{NoQuery, Query};
+use super::{idempotency, metadata};
 
 /// How often an update without a version looks again after losing a race.
 const UPDATE_ATTEMPTS: usize = 8;
@@ -27,26 +28,29 @@ pub(super) async fn create(
     State(service): State<Service>,
     caller: Caller,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    let params = CreateAgent::read(body, &service)?;
-    let now = service.now();
-    let agent = Agent {
-        id: service.id(),
-        version: 1,
-        name: params.name,
-        description: params.description,
-        system: params.system,
-        model: params.model,
-        tools: params.tools,
-        metadata: params.metadata,
-        created_at: now,
-        updated_at: now,
-        archived_at: None,
-    };
-    service.definitions().create_agent(&agent).await?;
-    Ok(Json(view(&agent)))
+    idempotency::once(&service, request.as_ref(), async {
+        let params = CreateAgent::read(body, &service)?;
+        let now = service.now();
+        let agent = Agent {
+            id: service.id(),
+            version: 1,
+            name: params.name,
+            description: params.description,
+            system: params.system,
+            model: params.model,
+            tools: params.tools,
+            metadata: params.metadata,
+            created_at: now,
+            updated_at: now,
+            archived_at: None,
+        };
+        service.definitions().create_agent(&agent, idempotency::keep(request.as_ref(), view)).await?;
+        Ok(idempotency::ok(&view(&agent)))
+    })
+    .await
 }
 
 /// `GET /v1/agents/{agent_id}`.
@@ -70,25 +74,32 @@ pub(super) async fn update(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    let id: AgentId = ids.get("agent_id", "agent")?;
-    let params = UpdateAgent::read(body, &service)?;
-    for _ in 0..UPDATE_ATTEMPTS {
-        let current = load(&service, &id, None).await?;
-        let Some(next) = changed(&current, &params, &service)? else {
-            return Ok(Json(view(&current)));
-        };
-        match service.definitions().add_agent_version(&next).await {
-            Ok(()) => return Ok(Json(view(&next))),
-            // Somebody else's version came in between: the last write wins, unless the client named a version.
-            Err(DefinitionError::Conflict) => {}
-            Err(DefinitionError::NotFound) => return Err(ApiError::not_found("agent", id.as_str())),
-            Err(other) => return Err(other.into()),
+    idempotency::once(&service, request.as_ref(), async {
+        let id: AgentId = ids.get("agent_id", "agent")?;
+        let params = UpdateAgent::read(body, &service)?;
+        for _ in 0..UPDATE_ATTEMPTS {
+            let current = load(&service, &id, None).await?;
+            let Some(next) = changed(&current, &params, &service)? else {
+                return idempotency::unchanged(&service, request.as_ref(), &view(&current)).await;
+            };
+            let keep = idempotency::keep(request.as_ref(), view);
+            match service.definitions().add_agent_version(&next, keep).await {
+                Ok(()) => return Ok(idempotency::ok(&view(&next))),
+                // Somebody else's version came in between: the last write wins, unless the client named a version.
+                Err(DefinitionError::Conflict) => {}
+                Err(DefinitionError::NotFound) => return Err(ApiError::not_found("agent", id.as_str())),
+                Err(other) => return Err(other.into()),
+            }
         }
-    }
-    Err(ApiError::unavailable("the agent is changing too quickly; try again shortly", "conflicts outlasted retries"))
+        Err(ApiError::unavailable(
+            "the agent is changing too quickly; try again shortly",
+            "conflicts outlasted retries",
+        ))
+    })
+    .await
 }
 
 /// The version after `current`, or `None` when nothing changes.
@@ -131,16 +142,20 @@ pub(super) async fn archive(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    OptionalBody(body): OptionalBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(OptionalBody(body), request): KeyedBody<OptionalBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    body.finish()?;
-    let id: AgentId = ids.get("agent_id", "agent")?;
-    match service.definitions().archive_agent(&id, service.now()).await {
-        Ok(agent) => Ok(Json(view(&agent))),
-        Err(DefinitionError::NotFound) => Err(ApiError::not_found("agent", id.as_str())),
-        Err(other) => Err(other.into()),
-    }
+    idempotency::once(&service, request.as_ref(), async {
+        body.finish()?;
+        let id: AgentId = ids.get("agent_id", "agent")?;
+        let keep = idempotency::keep(request.as_ref(), view);
+        match service.definitions().archive_agent(&id, service.now(), keep).await {
+            Ok(agent) => Ok(idempotency::ok(&view(&agent))),
+            Err(DefinitionError::NotFound) => Err(ApiError::not_found("agent", id.as_str())),
+            Err(other) => Err(other.into()),
+        }
+    })
+    .await
 }
 
 /// `GET /v1/agents`.

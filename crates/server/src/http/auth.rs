@@ -31,7 +31,12 @@ pub const POOL_ENVIRONMENT_ID: &str = "env_pool";
 ///
 /// Secrets are random and long, so a plain hash cannot be searched.
 pub fn secret_hash(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hash(secret.as_bytes())
+}
+
+/// The SHA-256 of `bytes` as lower-case hex.
+pub(super) fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An item token made from 256 random bits.
@@ -68,7 +73,7 @@ impl FromRequestParts<Service> for Caller {
 }
 
 /// The credential of either header. The API key wins where both are sent and differ, as it does in the SDK.
-fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
+pub(super) fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
     let unauthenticated = |message: &str| ApiError::new(Kind::Unauthenticated, message);
     let text = |name: &str| {
         headers.get(name).map(|value| value.to_str().map_err(|_| unauthenticated(&format!("{name}: not readable"))))

@@ -1,7 +1,8 @@
 //! Reads a request's body into [`Fields`], whatever a client sends.
 //!
 //! Media types are not insisted on; an empty body counts as `{}` for verbs that need none. Limits apply to what is
-//! read and again to what it decodes to.
+//! read and again to what it decodes to. A key for repeated requests is refused unless the handler asks for it with
+//! [`KeyedBody`].
 
 use std::io::Read;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::BytesMut;
+use engine::port::KeyedRequest;
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
@@ -17,7 +19,7 @@ use serde_json::{Map, Value};
 use super::Service;
 use super::error::{ApiError, Kind};
 use super::fields::{self, Fields};
-use super::json;
+use super::{idempotency, json};
 
 /// A body that must be a JSON object.
 pub(super) struct JsonBody(pub(super) Fields);
@@ -25,14 +27,32 @@ pub(super) struct JsonBody(pub(super) Fields);
 /// A body that may be empty.
 pub(super) struct OptionalBody(pub(super) Fields);
 
+/// Either of them, of a request that may name an idempotency key.
+pub(super) struct KeyedBody<B>(pub(super) B, pub(super) Option<KeyedRequest>);
+
+/// What a body of JSON is read into.
+trait Shape: Sized {
+    /// `None` is a body with nothing but white space.
+    fn of(object: Option<Fields>) -> Result<Self, ApiError>;
+}
+
+impl Shape for JsonBody {
+    fn of(object: Option<Fields>) -> Result<Self, ApiError> {
+        object.map(Self).ok_or_else(|| ApiError::invalid("the body is empty; expected a JSON object"))
+    }
+}
+
+impl Shape for OptionalBody {
+    fn of(object: Option<Fields>) -> Result<Self, ApiError> {
+        Ok(Self(object.unwrap_or_else(|| Fields::body(Map::new()))))
+    }
+}
+
 impl FromRequest<Service> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
-        match read(request, service).await? {
-            Some(fields) => Ok(Self(fields)),
-            None => Err(ApiError::invalid("the body is empty; expected a JSON object")),
-        }
+        unkeyed(request, service).await
     }
 }
 
@@ -40,21 +60,41 @@ impl FromRequest<Service> for OptionalBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
-        Ok(Self(read(request, service).await?.unwrap_or_else(|| Fields::body(Map::new()))))
+        unkeyed(request, service).await
     }
 }
 
-/// The body's object, or `None` where there is nothing but white space.
-async fn read(request: Request, service: &Service) -> Result<Option<Fields>, ApiError> {
+impl<B: Shape> FromRequest<Service> for KeyedBody<B> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = receive(&parts.headers, body, service).await?;
+        let keyed = idempotency::read(&parts, &bytes)?;
+        Ok(Self(B::of(object(bytes, &parts.headers, service)?)?, keyed))
+    }
+}
+
+async fn unkeyed<B: Shape>(request: Request, service: &Service) -> Result<B, ApiError> {
     let (parts, body) = request.into_parts();
-    refuse_idempotency_key(&parts.headers)?;
-    refuse_charset(&parts.headers)?;
+    idempotency::refuse(&parts.headers)?;
+    let bytes = receive(&parts.headers, body, service).await?;
+    B::of(object(bytes, &parts.headers, service)?)
+}
+
+/// The body as it comes over the wire.
+async fn receive(headers: &HeaderMap, body: Body, service: &Service) -> Result<Vec<u8>, ApiError> {
+    refuse_charset(headers)?;
     let limit = service.limits.body_bytes;
-    if content_length(&parts.headers).is_some_and(|length| length > limit as u64) {
+    if content_length(headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
-    let bytes = collect(body, limit, Duration::from_millis(service.limits.body_pause_ms)).await?;
-    let bytes = decode(bytes, &parts.headers, limit)?;
+    collect(body, limit, Duration::from_millis(service.limits.body_pause_ms)).await
+}
+
+/// The body's object, or `None` where there is nothing but white space.
+fn object(bytes: Vec<u8>, headers: &HeaderMap, service: &Service) -> Result<Option<Fields>, ApiError> {
+    let bytes = decode(bytes, headers, service.limits.body_bytes)?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
@@ -130,12 +170,4 @@ fn refuse_charset(headers: &HeaderMap) -> Result<(), ApiError> {
         None | Some("" | "utf-8" | "utf8" | "us-ascii") => Ok(()),
         Some(_) => Err(ApiError::invalid("Content-Type: expected charset utf-8").code("unsupported_charset")),
     }
-}
-
-/// A promise that this server cannot keep yet is refused, so that nobody relies on it.
-fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key("idempotency-key") {
-        return Err(ApiError::unsupported("Idempotency-Key", "send the request without it"));
-    }
-    Ok(())
 }

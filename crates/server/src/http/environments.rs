@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use engine::port::definitions::{DefinitionError, Environment, EnvironmentConfig, ListDefinitions, Networking};
 use engine::port::{Order, TimeRange};
 use serde_json::{Value, json};
@@ -9,13 +10,13 @@ use session::id::EnvironmentId;
 
 use super::Service;
 use super::auth::Caller;
-use super::body::{JsonBody, OptionalBody};
+use super::body::{JsonBody, KeyedBody, OptionalBody};
 use super::environment_params::{CreateEnvironment, UpdateEnvironment, check_package_hosts};
 use super::error::{ApiError, Kind};
-use super::metadata;
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::{self, Ids};
 use super::query::{NoQuery, Query};
+use super::{idempotency, metadata};
 
 /// How often an update looks again after losing a race.
 const UPDATE_ATTEMPTS: usize = 8;
@@ -25,28 +26,31 @@ pub(super) async fn create(
     State(service): State<Service>,
     caller: Caller,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    let params = CreateEnvironment::read(body)?;
-    check_package_hosts(&params.config, &service.package_hosts)?;
-    let now = service.now();
-    let environment = Environment {
-        id: service.id(),
-        name: params.name,
-        description: params.description,
-        config: params.config,
-        metadata: params.metadata,
-        created_at: now,
-        updated_at: now,
-        archived_at: None,
-    };
-    service
-        .definitions()
-        .create_environment(&environment)
-        .await
-        .map_err(|error| refine(error, environment.id.as_str(), &environment.name))?;
-    Ok(Json(view(&environment)))
+    idempotency::once(&service, request.as_ref(), async {
+        let params = CreateEnvironment::read(body)?;
+        check_package_hosts(&params.config, &service.package_hosts)?;
+        let now = service.now();
+        let environment = Environment {
+            id: service.id(),
+            name: params.name,
+            description: params.description,
+            config: params.config,
+            metadata: params.metadata,
+            created_at: now,
+            updated_at: now,
+            archived_at: None,
+        };
+        service
+            .definitions()
+            .create_environment(&environment, idempotency::keep(request.as_ref(), view))
+            .await
+            .map_err(|error| refine(error, environment.id.as_str(), &environment.name))?;
+        Ok(idempotency::ok(&view(&environment)))
+    })
+    .await
 }
 
 /// `GET /v1/environments/{environment_id}`.
@@ -67,26 +71,30 @@ pub(super) async fn update(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    let params = UpdateEnvironment::read(body)?;
-    for _ in 0..UPDATE_ATTEMPTS {
-        let current = load(&service, ids.text("environment_id")).await?;
-        let next = changed(&current, &params, &service)?;
-        if next == current {
-            return Ok(Json(view(&current)));
+    idempotency::once(&service, request.as_ref(), async {
+        let params = UpdateEnvironment::read(body)?;
+        for _ in 0..UPDATE_ATTEMPTS {
+            let current = load(&service, ids.text("environment_id")).await?;
+            let next = changed(&current, &params, &service)?;
+            if next == current {
+                return idempotency::unchanged(&service, request.as_ref(), &view(&current)).await;
+            }
+            let keep = idempotency::keep(request.as_ref(), view);
+            match service.definitions().update_environment(&next, current.updated_at, keep).await {
+                Ok(()) => return Ok(idempotency::ok(&view(&next))),
+                Err(DefinitionError::Conflict) => {}
+                Err(other) => return Err(refine(other, current.id.as_str(), &next.name)),
+            }
         }
-        match service.definitions().update_environment(&next, current.updated_at).await {
-            Ok(()) => return Ok(Json(view(&next))),
-            Err(DefinitionError::Conflict) => {}
-            Err(other) => return Err(refine(other, current.id.as_str(), &next.name)),
-        }
-    }
-    Err(ApiError::unavailable(
-        "the environment is changing too quickly; try again shortly",
-        "conflicts outlasted retries",
-    ))
+        Err(ApiError::unavailable(
+            "the environment is changing too quickly; try again shortly",
+            "conflicts outlasted retries",
+        ))
+    })
+    .await
 }
 
 fn changed(current: &Environment, params: &UpdateEnvironment, service: &Service) -> Result<Environment, ApiError> {
@@ -113,17 +121,20 @@ pub(super) async fn archive(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    OptionalBody(body): OptionalBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(OptionalBody(body), request): KeyedBody<OptionalBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    body.finish()?;
-    let id = parse_id(ids.text("environment_id"))?;
-    let environment = service
-        .definitions()
-        .archive_environment(&id, service.now())
-        .await
-        .map_err(|error| refine(error, id.as_str(), ""))?;
-    Ok(Json(view(&environment)))
+    idempotency::once(&service, request.as_ref(), async {
+        body.finish()?;
+        let id = parse_id(ids.text("environment_id"))?;
+        let environment = service
+            .definitions()
+            .archive_environment(&id, service.now(), idempotency::keep(request.as_ref(), view))
+            .await
+            .map_err(|error| refine(error, id.as_str(), ""))?;
+        Ok(idempotency::ok(&view(&environment)))
+    })
+    .await
 }
 
 /// `DELETE /v1/environments/{environment_id}`.

@@ -5,8 +5,8 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use engine::port::StoreError;
 use engine::port::definitions::DefinitionError;
+use engine::port::{KeepError, KeyUsed, StoreError};
 use engine::sessions::CommandError;
 use serde_json::{Map, Value, json};
 use session::Refusal;
@@ -221,11 +221,31 @@ impl From<StoreError> for ApiError {
     }
 }
 
+/// Seen by clients only where the answer is gone by the time it is looked up; in general it is replayed.
+impl From<KeyUsed> for ApiError {
+    fn from(used: KeyUsed) -> Self {
+        Self::unavailable(
+            "Idempotency-Key: another request under this key was first; try again shortly",
+            used.to_string(),
+        )
+    }
+}
+
+impl From<KeepError> for ApiError {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::KeyUsed(used) => used.into(),
+            KeepError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// What remains when a handler has dealt with the variants that mean something special to it.
 impl From<DefinitionError> for ApiError {
     fn from(error: DefinitionError) -> Self {
         match error {
             DefinitionError::Store(error) => error.into(),
+            DefinitionError::KeyUsed(used) => used.into(),
             DefinitionError::NotFound => Self::new(Kind::NotFound, error.to_string()),
             DefinitionError::Conflict | DefinitionError::NameTaken | DefinitionError::InUse => {
                 Self::conflict(error.to_string())
@@ -252,6 +272,7 @@ impl From<CommandError> for ApiError {
             CommandError::NotFound(session_id) => Self::not_found("session", session_id.as_str()),
             CommandError::Refused(refusal) => refusal.into(),
             CommandError::TokenEnded => Self::token_ended(),
+            CommandError::KeyUsed(used) => used.into(),
             CommandError::Busy(_) => Self::unavailable(
                 "the session is changing too quickly; try again shortly",
                 "conflicts outlasted retries",

@@ -1,21 +1,24 @@
 //! `/v1/sessions/{session_id}/events`: send and list. Following live is [`super::stream`]'s.
 
+use async_trait::async_trait;
 use axum::Json;
 use axum::extract::State as Shared;
-use engine::port::Order;
+use axum::response::Response;
+use engine::port::{Answer, Order, StoreError};
+use engine::sessions::{Outcome, Reply, Respond};
 use serde_json::{Value, json};
 use session::id::SessionId;
 use session::{ClientEvent, Command, Poster};
 
 use super::Service;
 use super::auth::Caller;
-use super::body::JsonBody;
+use super::body::{JsonBody, KeyedBody};
 use super::error::ApiError;
 use super::event_list::{self, EventFilter};
 use super::exposure::Exposure;
 use super::path::Ids;
 use super::query::{NoQuery, Query};
-use super::{event_params, sessions};
+use super::{event_params, idempotency, sessions};
 
 /// `POST /v1/sessions/{session_id}/events`.
 pub(super) async fn send(
@@ -23,16 +26,29 @@ pub(super) async fn send(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
-    let id: SessionId = ids.get("session_id", "session")?;
-    authorize(&service, &caller, &ids, &id).await?;
-    let events = event_params::read(body)?;
-    let (poster, fence) = caller.poster()?;
-    refuse_beside_sandbox(&events, poster)?;
-    let outcome = service.sessions.command(&id, Command::Post { events, poster }, fence).await?;
-    let data: Vec<Value> = outcome.posted.iter().filter_map(|stored| stored.to_api().map(Value::Object)).collect();
-    Ok(Json(json!({"data": data})))
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
+    idempotency::once(&service, request.as_ref(), async {
+        let id: SessionId = ids.get("session_id", "session")?;
+        authorize(&service, &caller, &ids, &id).await?;
+        let events = event_params::read(body)?;
+        let (poster, fence) = caller.poster()?;
+        refuse_beside_sandbox(&events, poster)?;
+        let reply = Reply { respond: &Posted, request: request.as_ref() };
+        Ok(service.sessions.command_answered(&id, Command::Post { events, poster }, fence, reply).await?)
+    })
+    .await
+}
+
+/// Answers with the events as they were stored.
+struct Posted;
+
+#[async_trait]
+impl Respond for Posted {
+    async fn respond(&self, outcome: &Outcome) -> Result<Answer, StoreError> {
+        let data: Vec<Value> = outcome.posted.iter().filter_map(|stored| stored.to_api().map(Value::Object)).collect();
+        Ok(idempotency::ok(&json!({"data": data})))
+    }
 }
 
 /// What runs beside a sandbox must not be able to confirm its own calls, nor, where it is ours, to speak for the user.

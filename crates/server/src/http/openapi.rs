@@ -59,6 +59,9 @@ const SESSIONS: &[&str] = &[
     "created_at[lte]",
 ];
 
+/// The work queue's own protocol tells repeated requests by the item's state; the primary thread is never archived.
+const UNKEYED: [&str; 4] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread"];
+
 const OPERATIONS: [Operation; 42] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
@@ -164,6 +167,11 @@ impl Operation {
         described
     }
 
+    /// Whether the operation honours `Idempotency-Key`; the others refuse it.
+    fn takes_key(&self) -> bool {
+        self.method == "post" && !self.path.starts_with("/v1/internal/") && !UNKEYED.contains(&self.id)
+    }
+
     fn parameters(&self) -> Vec<Value> {
         let in_path = self.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
         let in_path =
@@ -186,7 +194,12 @@ impl Operation {
             };
             json!({"name": name, "in": "query", "schema": schema})
         });
-        in_path.chain(in_query).collect()
+        let key = self.takes_key().then(|| {
+            let schema = json!({"type": "string", "minLength": 1, "maxLength": 255});
+            let description = "A request with this key has one effect within 24 hours, however often it is sent.";
+            json!({"name": "Idempotency-Key", "in": "header", "schema": schema, "description": description})
+        });
+        in_path.chain(in_query).chain(key).collect()
     }
 }
 

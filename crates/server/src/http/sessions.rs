@@ -1,25 +1,28 @@
 //! `/v1/sessions`: create, retrieve, update, list, archive, delete.
 
+use async_trait::async_trait;
 use axum::Json;
 use axum::extract::State as Shared;
+use axum::response::Response;
 use engine::port::log::ListSessions;
-use engine::port::{Fence, Order};
+use engine::port::{Answer, Fence, Order, StoreError};
+use engine::sessions::{Outcome, Reply, Respond};
 use futures::future::try_join_all;
 use serde_json::{Map, Value, json};
 use session::event::Created;
 use session::id::SessionId;
 use session::state::Status;
-use session::{Command, State, view};
+use session::{ClientEvent, Command, State, view};
 
 use super::Service;
 use super::auth::Caller;
-use super::body::{JsonBody, OptionalBody};
+use super::body::{JsonBody, KeyedBody, OptionalBody};
 use super::error::ApiError;
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::{self, Ids};
 use super::query::{NoQuery, Query};
 use super::session_params::{CreateSession, UpdateSession};
-use super::{agents, environments, metadata};
+use super::{agents, environments, idempotency, metadata};
 
 /// Snapshots read at once for a page of sessions.
 const SNAPSHOTS_AT_ONCE: usize = 8;
@@ -29,28 +32,36 @@ pub(super) async fn create(
     Shared(service): Shared<Service>,
     caller: Caller,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    let params = CreateSession::read(body, &service)?;
-    let agent = agents::load(&service, &params.agent.id, params.agent.version).await?;
+    idempotency::once(&service, request.as_ref(), async {
+        let params = CreateSession::read(body, &service)?;
+        let (created, initial_events) = prepare(&service, params).await?;
+        let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
+        Ok(service.sessions.create_answered(created, initial_events, reply).await?)
+    })
+    .await
+}
+
+/// The session that is about to be created, with the agent as it is now.
+async fn prepare(service: &Service, params: CreateSession) -> Result<(Created, Vec<ClientEvent>), ApiError> {
+    let agent = agents::load(service, &params.agent.id, params.agent.version).await?;
     if agent.archived_at.is_some() {
         return Err(ApiError::invalid(format!("agent: {} is archived and takes no new sessions", agent.id)));
     }
-    let environment = environments::load(&service, params.environment_id.as_str()).await?;
+    let environment = environments::load(service, params.environment_id.as_str()).await?;
     environments::refuse_archived(&environment)?;
     let created = Created {
         session_id: service.id(),
         thread_id: service.id(),
         environment_id: environment.id.clone(),
         environment_kind: environment.kind(),
-        agent: params.agent.apply(agents::snapshot(agent), &service),
+        agent: params.agent.apply(agents::snapshot(agent), service),
         title: params.title,
         metadata: params.metadata,
     };
-    let snapshot = created.agent.clone();
-    let outcome = service.sessions.create(created, params.initial_events).await?;
-    Ok(Json(view::session(&outcome.state, &snapshot, service.now())))
+    Ok((created, params.initial_events))
 }
 
 /// `GET /v1/sessions/{session_id}`.
@@ -70,23 +81,26 @@ pub(super) async fn update(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(JsonBody(body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    let params = UpdateSession::read(body)?;
-    let state = load(&service, &caller, &ids).await?;
-    metadata::merge(&state.metadata, &params.metadata)?;
-    let agent = match params.tools {
-        None => None,
-        Some(tools) => {
-            let mut agent = (*service.sessions.agent_snapshot(&state).await?).clone();
-            agent.tools = tools;
-            Some(Box::new(agent))
-        }
-    };
-    let command = Command::Update { title: params.title, metadata: params.metadata, agent };
-    let outcome = service.sessions.command(&state.session_id, command, Fence::Client).await?;
-    show(&service, &outcome.state).await.map(Json)
+    idempotency::once(&service, request.as_ref(), async {
+        let params = UpdateSession::read(body)?;
+        let state = load(&service, &caller, &ids).await?;
+        metadata::merge(&state.metadata, &params.metadata)?;
+        let agent = match params.tools {
+            None => None,
+            Some(tools) => {
+                let mut agent = (*service.sessions.agent_snapshot(&state).await?).clone();
+                agent.tools = tools;
+                Some(Box::new(agent))
+            }
+        };
+        let command = Command::Update { title: params.title, metadata: params.metadata, agent };
+        let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
+        Ok(service.sessions.command_answered(&state.session_id, command, Fence::Client, reply).await?)
+    })
+    .await
 }
 
 /// `POST /v1/sessions/{session_id}/archive`.
@@ -95,13 +109,16 @@ pub(super) async fn archive(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    OptionalBody(body): OptionalBody,
-) -> Result<Json<Value>, ApiError> {
+    KeyedBody(OptionalBody(body), request): KeyedBody<OptionalBody>,
+) -> Result<Response, ApiError> {
     caller.require_application()?;
-    body.finish()?;
-    let id: SessionId = ids.get("session_id", "session")?;
-    let outcome = service.sessions.command(&id, Command::Archive, Fence::Client).await?;
-    show(&service, &outcome.state).await.map(Json)
+    idempotency::once(&service, request.as_ref(), async {
+        body.finish()?;
+        let id: SessionId = ids.get("session_id", "session")?;
+        let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
+        Ok(service.sessions.command_answered(&id, Command::Archive, Fence::Client, reply).await?)
+    })
+    .await
 }
 
 /// `DELETE /v1/sessions/{session_id}`.
@@ -221,4 +238,15 @@ pub(super) async fn load(service: &Service, caller: &Caller, ids: &Ids) -> Resul
 async fn show(service: &Service, state: &State) -> Result<Value, ApiError> {
     let snapshot = service.sessions.agent_snapshot(state).await?;
     Ok(view::session(state, &snapshot, service.now()))
+}
+
+/// Answers with the session as clients see it.
+struct Shown<'s>(&'s Service);
+
+#[async_trait]
+impl Respond for Shown<'_> {
+    async fn respond(&self, outcome: &Outcome) -> Result<Answer, StoreError> {
+        let snapshot = self.0.sessions.agent_snapshot_after(outcome).await?;
+        Ok(idempotency::ok(&view::session(&outcome.state, &snapshot, self.0.now())))
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use engine::port::definitions::EnvironmentConfig;
@@ -21,12 +22,12 @@ use tokio::time::Instant;
 
 use super::Service;
 use super::auth::{self, Caller, POOL_ENVIRONMENT_ID};
-use super::body::{JsonBody, OptionalBody};
+use super::body::{JsonBody, KeyedBody, OptionalBody};
 use super::error::{ApiError, Kind};
 use super::pagination::{self, CreatedPlace, ListName};
 use super::path::Ids;
 use super::query::{NoQuery, Query};
-use super::{environments, metadata};
+use super::{environments, idempotency, metadata};
 
 const RECLAIM_DEFAULT_MS: u32 = 5_000;
 const RECLAIM_MAX_MS: u32 = 3_600_000;
@@ -192,18 +193,22 @@ pub(super) async fn update(
     caller: Caller,
     ids: Ids,
     _: NoQuery,
-    JsonBody(mut body): JsonBody,
-) -> Result<Json<Value>, ApiError> {
-    let pool = application_pool(&service, &caller, &ids).await?;
-    let patch = metadata::read_patch(&mut body)?;
-    body.finish()?;
-    let id: WorkId = ids.get("work_id", "work item")?;
-    let item = load(&service, &pool, &id).await?;
-    let merged = metadata::merge(&item.metadata, &patch)?;
-    match service.work().set_metadata(&pool, &id, &merged).await? {
-        Some(item) => Ok(Json(view(&item, None))),
-        None => Err(ApiError::not_found("work item", id.as_str())),
-    }
+    KeyedBody(JsonBody(mut body), request): KeyedBody<JsonBody>,
+) -> Result<Response, ApiError> {
+    idempotency::once(&service, request.as_ref(), async {
+        let pool = application_pool(&service, &caller, &ids).await?;
+        let patch = metadata::read_patch(&mut body)?;
+        body.finish()?;
+        let id: WorkId = ids.get("work_id", "work item")?;
+        let item = load(&service, &pool, &id).await?;
+        let merged = metadata::merge(&item.metadata, &patch)?;
+        let keep = idempotency::keep(request.as_ref(), |item| view(item, None));
+        match service.work().set_metadata(&pool, &id, &merged, keep).await? {
+            Some(item) => Ok(idempotency::ok(&view(&item, None))),
+            None => Err(ApiError::not_found("work item", id.as_str())),
+        }
+    })
+    .await
 }
 
 /// `GET .../work/stats`.

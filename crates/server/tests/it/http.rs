@@ -9,6 +9,7 @@ mod environments;
 mod events;
 mod exposure;
 mod hostile;
+mod idempotency;
 mod models_and_probes;
 mod openapi;
 mod sessions;

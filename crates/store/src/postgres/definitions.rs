@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use engine::port::definitions::{DefinitionError, ListDefinitions};
-use engine::port::{Agent, Definitions, Environment, EnvironmentKey, StoreError};
+use engine::port::{Agent, Definitions, Environment, EnvironmentKey, Keep, StoreError};
 use session::Timestamp;
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId};
+use sqlx::postgres::PgExecutor;
 use sqlx::{query, query_scalar};
 
 use super::{PostgresStore, bounded, findable};
@@ -13,8 +14,9 @@ use crate::row::{self, row_limit};
 
 #[async_trait]
 impl Definitions for PostgresStore {
-    async fn create_agent(&self, agent: &Agent) -> Result<(), DefinitionError> {
+    async fn create_agent(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             query(
                 "WITH made AS (INSERT INTO agents (id, latest_version, created_at) VALUES ($1, $2, $3)) \
                  INSERT INTO agent_versions (agent_id, version, body) VALUES ($1, $2, $4)",
@@ -23,33 +25,21 @@ impl Definitions for PostgresStore {
             .bind(i64::from(agent.version))
             .bind(agent.created_at.as_micros())
             .bind(row::to_json(agent)?)
-            .execute(&self.pool)
+            .execute(writing.connection())
             .await
             .map_err(refused)?;
-            Ok(())
+            Ok(writing.finish(agent).await?)
         })
         .await
     }
 
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
-        bounded(async {
-            let found = query(
-                "SELECT v.body, a.archived_at FROM agents a \
-                 JOIN agent_versions v ON v.agent_id = a.id AND v.version = COALESCE($2, a.latest_version) \
-                 WHERE a.id = $1",
-            )
-            .bind(findable(id.as_str()))
-            .bind(version.map(i64::from))
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(store_error)?;
-            found.as_ref().map(row::agent).transpose()
-        })
-        .await
+        bounded(agent(&self.pool, id, version)).await
     }
 
-    async fn add_agent_version(&self, agent: &Agent) -> Result<(), DefinitionError> {
+    async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             let done = query(
                 "WITH moved AS (UPDATE agents SET latest_version = $2 \
                      WHERE id = $1 AND latest_version = $2 - 1 AND archived_at IS NULL RETURNING id) \
@@ -58,27 +48,36 @@ impl Definitions for PostgresStore {
             .bind(findable(agent.id.as_str()))
             .bind(i64::from(agent.version))
             .bind(row::to_json(agent)?)
-            .execute(&self.pool)
+            .execute(writing.connection())
             .await
             .map_err(refused)?;
             if done.rows_affected() == 1 {
-                return Ok(());
+                return Ok(writing.finish(agent).await?);
             }
+            drop(writing);
             let known = self.agent(&agent.id, None).await?;
             Err(known.map_or(DefinitionError::NotFound, |_| DefinitionError::Conflict))
         })
         .await
     }
 
-    async fn archive_agent(&self, id: &AgentId, at: Timestamp) -> Result<Agent, DefinitionError> {
+    async fn archive_agent(
+        &self,
+        id: &AgentId,
+        at: Timestamp,
+        keep: Option<Keep<Agent>>,
+    ) -> Result<Agent, DefinitionError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             query("UPDATE agents SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL")
                 .bind(findable(id.as_str()))
                 .bind(at.as_micros())
-                .execute(&self.pool)
+                .execute(writing.connection())
                 .await
                 .map_err(store_error)?;
-            self.agent(id, None).await?.ok_or(DefinitionError::NotFound)
+            let archived = agent(writing.connection(), id, None).await?.ok_or(DefinitionError::NotFound)?;
+            writing.finish(&archived).await?;
+            Ok(archived)
         })
         .await
     }
@@ -123,8 +122,13 @@ impl Definitions for PostgresStore {
         .await
     }
 
-    async fn create_environment(&self, environment: &Environment) -> Result<(), DefinitionError> {
+    async fn create_environment(
+        &self,
+        environment: &Environment,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<(), DefinitionError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             query(
                 "INSERT INTO environments (id, name, created_at, updated_at, archived_at, body) \
                  VALUES ($1, $2, $3, $4, $5, $6)",
@@ -135,32 +139,26 @@ impl Definitions for PostgresStore {
             .bind(environment.updated_at.as_micros())
             .bind(environment.archived_at.map(Timestamp::as_micros))
             .bind(row::to_json(environment)?)
-            .execute(&self.pool)
+            .execute(writing.connection())
             .await
             .map_err(refused)?;
-            Ok(())
+            Ok(writing.finish(environment).await?)
         })
         .await
     }
 
     async fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>, StoreError> {
-        bounded(async {
-            let found = query("SELECT body, archived_at FROM environments WHERE id = $1")
-                .bind(findable(id.as_str()))
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(store_error)?;
-            found.as_ref().map(row::environment).transpose()
-        })
-        .await
+        bounded(environment(&self.pool, id)).await
     }
 
     async fn update_environment(
         &self,
         environment: &Environment,
         seen_updated_at: Timestamp,
+        keep: Option<Keep<Environment>>,
     ) -> Result<(), DefinitionError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             let done = query(
                 "UPDATE environments SET name = $2, updated_at = $3, body = $4 \
                  WHERE id = $1 AND updated_at = $5 AND archived_at IS NULL",
@@ -170,27 +168,36 @@ impl Definitions for PostgresStore {
             .bind(environment.updated_at.as_micros())
             .bind(row::to_json(environment)?)
             .bind(seen_updated_at.as_micros())
-            .execute(&self.pool)
+            .execute(writing.connection())
             .await
             .map_err(refused)?;
             if done.rows_affected() == 1 {
-                return Ok(());
+                return Ok(writing.finish(environment).await?);
             }
+            drop(writing);
             let known = self.environment(&environment.id).await?;
             Err(known.map_or(DefinitionError::NotFound, |_| DefinitionError::Conflict))
         })
         .await
     }
 
-    async fn archive_environment(&self, id: &EnvironmentId, at: Timestamp) -> Result<Environment, DefinitionError> {
+    async fn archive_environment(
+        &self,
+        id: &EnvironmentId,
+        at: Timestamp,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<Environment, DefinitionError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             query("UPDATE environments SET archived_at = $2 WHERE id = $1 AND archived_at IS NULL")
                 .bind(findable(id.as_str()))
                 .bind(at.as_micros())
-                .execute(&self.pool)
+                .execute(writing.connection())
                 .await
                 .map_err(store_error)?;
-            self.environment(id).await?.ok_or(DefinitionError::NotFound)
+            let archived = environment(writing.connection(), id).await?.ok_or(DefinitionError::NotFound)?;
+            writing.finish(&archived).await?;
+            Ok(archived)
         })
         .await
     }
@@ -294,6 +301,29 @@ impl Definitions for PostgresStore {
         })
         .await
     }
+}
+
+async fn agent(executor: impl PgExecutor<'_>, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
+    let found = query(
+        "SELECT v.body, a.archived_at FROM agents a \
+         JOIN agent_versions v ON v.agent_id = a.id AND v.version = COALESCE($2, a.latest_version) \
+         WHERE a.id = $1",
+    )
+    .bind(findable(id.as_str()))
+    .bind(version.map(i64::from))
+    .fetch_optional(executor)
+    .await
+    .map_err(store_error)?;
+    found.as_ref().map(row::agent).transpose()
+}
+
+async fn environment(executor: impl PgExecutor<'_>, id: &EnvironmentId) -> Result<Option<Environment>, StoreError> {
+    let found = query("SELECT body, archived_at FROM environments WHERE id = $1")
+        .bind(findable(id.as_str()))
+        .fetch_optional(executor)
+        .await
+        .map_err(store_error)?;
+    found.as_ref().map(row::environment).transpose()
 }
 
 /// What a refused row means: the name of an active environment, or an id or hash that is there.

@@ -12,7 +12,7 @@ use session::{State, Timestamp};
 use sqlx::postgres::{PgConnection, PgExecutor, PgRow};
 use sqlx::{query, query_scalar};
 
-use super::{PostgresStore, bounded, findable, now, work_queue};
+use super::{PostgresStore, bounded, findable, idempotency, now, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -117,11 +117,11 @@ impl EventLog for PostgresStore {
             let fenced_creation = session.creates() && append.fence != Fence::Client;
             let moved = if fenced_creation {
                 None
-            } else if matches!(append.work, WorkChange::None | WorkChange::Ensure { .. }) {
+            } else if append.kept.is_none() && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. }) {
                 // The ordinary append is one statement, and so a transaction of its own.
                 advance(&self.pool, &append, &append.fence, &session, bodies).await?
             } else {
-                self.advance_with_item(&append, &session, bodies).await?
+                self.advance_with_side_rows(&append, &session, bodies).await?
             };
             match moved {
                 Some(appended) => Ok(appended),
@@ -283,14 +283,18 @@ impl EventLog for PostgresStore {
 }
 
 impl PostgresStore {
-    /// An append that ends a lease or stops an item. The item is locked first, as by everybody who locks both.
-    async fn advance_with_item(
+    /// An append that keeps an answer, ends a lease or stops an item. The key comes before everything else, so that a
+    /// twin waits there; the item is locked before the session, as by everybody who locks both.
+    async fn advance_with_side_rows(
         &self,
         append: &Append,
         session: &SessionColumns,
         bodies: Vec<Body>,
     ) -> Result<Option<Appended>, AppendError> {
         let mut transaction = self.pool.begin().await.map_err(store_error)?;
+        if let Some(kept) = &append.kept {
+            idempotency::insert(&mut transaction, &kept.request, &kept.answer).await?;
+        }
         // The token is checked before the end of the lease clears it, and then not again.
         let fence = match &append.fence {
             Fence::ItemToken { work_id, token_hash } => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
-use engine::port::{After, StoreError, WorkItem, WorkQueue, WorkState};
+use engine::port::{After, Keep, KeepError, StoreError, WorkItem, WorkQueue, WorkState};
 use session::Timestamp;
 use session::id::WorkId;
 use sqlx::query;
@@ -206,17 +206,21 @@ impl WorkQueue for PostgresStore {
         pool: &Pool,
         work_id: &WorkId,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<WorkItem>, StoreError> {
+        keep: Option<Keep<WorkItem>>,
+    ) -> Result<Option<WorkItem>, KeepError> {
         bounded(async {
+            let mut writing = self.writing(keep).await?;
             let found =
                 query(concat!("UPDATE work_items SET metadata = $3 WHERE id = $2 AND ", visible!(), " RETURNING *"))
                     .bind(work::environment_of(pool).map(findable))
                     .bind(findable(work_id.as_str()))
                     .bind(row::to_json(metadata)?)
-                    .fetch_optional(&self.pool)
+                    .fetch_optional(writing.connection())
                     .await
                     .map_err(store_error)?;
-            found.as_ref().map(row::work_item).transpose()
+            let Some(changed) = found.as_ref().map(row::work_item).transpose()? else { return Ok(None) };
+            writing.finish(&changed).await?;
+            Ok(Some(changed))
         })
         .await
     }

@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 use engine::port::definitions::{DefinitionError, ListDefinitions};
-use engine::port::{Agent, Definitions, Environment, EnvironmentKey, StoreError};
+use engine::port::{Agent, Definitions, Environment, EnvironmentKey, Keep, StoreError};
 use session::Timestamp;
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId};
 use sqlx::sqlite::SqliteExecutor;
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore};
+use super::{Connection, SqliteStore, idempotency};
 use crate::failure::{is_unique_violation, store_error};
 use crate::row::{self, row_limit};
 
@@ -17,11 +17,12 @@ const SELECT_LATEST: &str = "SELECT v.body, a.archived_at FROM agents a \
 
 #[async_trait]
 impl Definitions for SqliteStore {
-    async fn create_agent(&self, agent: &Agent) -> Result<(), DefinitionError> {
-        let agent = agent.clone();
+    async fn create_agent(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
+        let (agent, now) = (agent.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
                     query("INSERT INTO agents (id, latest_version, created_at) VALUES (?, ?, ?)")
                         .bind(agent.id.as_str())
                         .bind(agent.version)
@@ -29,7 +30,8 @@ impl Definitions for SqliteStore {
                         .execute(&mut *connection)
                         .await
                         .map_err(|error| refused(error, DefinitionError::Conflict))?;
-                    insert_version(connection, &agent).await
+                    insert_version(connection, &agent).await?;
+                    Ok(idempotency::finish(connection, keep, &agent).await?)
                 })
             })
             .await
@@ -39,11 +41,12 @@ impl Definitions for SqliteStore {
         agent(&self.readers, id, version).await
     }
 
-    async fn add_agent_version(&self, agent: &Agent) -> Result<(), DefinitionError> {
-        let agent = agent.clone();
+    async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
+        let (agent, now) = (agent.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
                     let done = query(
                         "UPDATE agents SET latest_version = ?2 \
                          WHERE id = ?1 AND latest_version = ?2 - 1 AND archived_at IS NULL",
@@ -56,24 +59,33 @@ impl Definitions for SqliteStore {
                     if done.rows_affected() == 0 {
                         return Err(overtaken(exists(connection, "agents", agent.id.as_str()).await?));
                     }
-                    insert_version(connection, &agent).await
+                    insert_version(connection, &agent).await?;
+                    Ok(idempotency::finish(connection, keep, &agent).await?)
                 })
             })
             .await
     }
 
-    async fn archive_agent(&self, id: &AgentId, at: Timestamp) -> Result<Agent, DefinitionError> {
-        let id = id.clone();
+    async fn archive_agent(
+        &self,
+        id: &AgentId,
+        at: Timestamp,
+        keep: Option<Keep<Agent>>,
+    ) -> Result<Agent, DefinitionError> {
+        let (id, now) = (id.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
                     query("UPDATE agents SET archived_at = COALESCE(archived_at, ?2) WHERE id = ?1")
                         .bind(id.as_str())
                         .bind(at.as_micros())
                         .execute(&mut *connection)
                         .await
                         .map_err(store_error)?;
-                    agent(connection, &id, None).await?.ok_or(DefinitionError::NotFound)
+                    let archived = agent(&mut *connection, &id, None).await?.ok_or(DefinitionError::NotFound)?;
+                    idempotency::finish(connection, keep, &archived).await?;
+                    Ok(archived)
                 })
             })
             .await
@@ -112,11 +124,16 @@ impl Definitions for SqliteStore {
         rows.iter().map(row::agent).collect()
     }
 
-    async fn create_environment(&self, environment: &Environment) -> Result<(), DefinitionError> {
-        let environment = environment.clone();
+    async fn create_environment(
+        &self,
+        environment: &Environment,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<(), DefinitionError> {
+        let (environment, now) = (environment.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
                     if exists(connection, "environments", environment.id.as_str()).await? {
                         return Err(DefinitionError::Conflict);
                     }
@@ -130,10 +147,10 @@ impl Definitions for SqliteStore {
                     .bind(environment.updated_at.as_micros())
                     .bind(environment.archived_at.map(Timestamp::as_micros))
                     .bind(row::to_json(&environment)?)
-                    .execute(connection)
+                    .execute(&mut *connection)
                     .await
                     .map_err(|error| refused(error, DefinitionError::NameTaken))?;
-                    Ok(())
+                    Ok(idempotency::finish(connection, keep, &environment).await?)
                 })
             })
             .await
@@ -147,11 +164,13 @@ impl Definitions for SqliteStore {
         &self,
         environment: &Environment,
         seen_updated_at: Timestamp,
+        keep: Option<Keep<Environment>>,
     ) -> Result<(), DefinitionError> {
-        let environment = environment.clone();
+        let (environment, now) = (environment.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
                     let done = query(
                         "UPDATE environments SET name = ?2, updated_at = ?3, body = ?4 \
                          WHERE id = ?1 AND updated_at = ?5 AND archived_at IS NULL",
@@ -167,24 +186,32 @@ impl Definitions for SqliteStore {
                     if done.rows_affected() == 0 {
                         return Err(overtaken(exists(connection, "environments", environment.id.as_str()).await?));
                     }
-                    Ok(())
+                    Ok(idempotency::finish(connection, keep, &environment).await?)
                 })
             })
             .await
     }
 
-    async fn archive_environment(&self, id: &EnvironmentId, at: Timestamp) -> Result<Environment, DefinitionError> {
-        let id = id.clone();
+    async fn archive_environment(
+        &self,
+        id: &EnvironmentId,
+        at: Timestamp,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<Environment, DefinitionError> {
+        let (id, now) = (id.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
                     query("UPDATE environments SET archived_at = COALESCE(archived_at, ?2) WHERE id = ?1")
                         .bind(id.as_str())
                         .bind(at.as_micros())
                         .execute(&mut *connection)
                         .await
                         .map_err(store_error)?;
-                    environment(connection, &id).await?.ok_or(DefinitionError::NotFound)
+                    let archived = environment(&mut *connection, &id).await?.ok_or(DefinitionError::NotFound)?;
+                    idempotency::finish(connection, keep, &archived).await?;
+                    Ok(archived)
                 })
             })
             .await

@@ -10,7 +10,7 @@ use session::id::SessionId;
 use session::{State, Timestamp};
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore, blobs, work_queue};
+use super::{Connection, SqliteStore, blobs, idempotency, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -35,8 +35,10 @@ impl EventLog for SqliteStore {
         let records = RecordColumns::of(&append);
         let now = self.now();
         let bodies = self.bodies.write(&append.records).await?;
-        // The end of a lease may be refused after the session has moved on; everything else looks first.
+        // The end of a lease may be refused after the session has moved on, and an answer is kept before the guards
+        // are looked at; everything else looks first.
         let is_refusal: Option<fn(&AppendError) -> bool> = match append.work {
+            _ if append.kept.is_some() => None,
             WorkChange::EndLease { .. } => None,
             _ => Some(|error| !matches!(error, AppendError::Store(_))),
         };
@@ -189,6 +191,9 @@ async fn write(
     bodies: &[Body],
     now: i64,
 ) -> Result<Appended, AppendError> {
+    if let Some(kept) = &append.kept {
+        idempotency::insert(connection, &kept.request, &kept.answer, now).await?;
+    }
     if let Fence::ItemToken { work_id, token_hash } = &append.fence {
         work_queue::check_token(connection, work_id, &session.id, token_hash).await?;
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
-use engine::port::{After, AppendError, StoreError, WorkItem, WorkQueue, WorkState};
+use engine::port::{After, AppendError, Keep, KeepError, StoreError, WorkItem, WorkQueue, WorkState};
 use session::Timestamp;
 use session::id::WorkId;
 use sqlx::sqlite::SqliteExecutor;
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore};
+use super::{Connection, SqliteStore, idempotency};
 use crate::failure::store_error;
 use crate::row::{self, SessionColumns, row_limit};
 use crate::work::{self, LEASE_TTL_SECONDS, POLL_NOTED_MICROS, POLLING_MICROS};
@@ -193,9 +193,10 @@ impl WorkQueue for SqliteStore {
         pool: &Pool,
         work_id: &WorkId,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<WorkItem>, StoreError> {
+        keep: Option<Keep<WorkItem>>,
+    ) -> Result<Option<WorkItem>, KeepError> {
         let environment = work::environment_of(pool).map(str::to_owned);
-        let (work_id, metadata) = (work_id.clone(), row::to_json(metadata)?);
+        let (work_id, metadata, now) = (work_id.clone(), row::to_json(metadata)?, self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
@@ -204,10 +205,13 @@ impl WorkQueue for SqliteStore {
                             .bind(work_id.as_str())
                             .bind(environment)
                             .bind(metadata)
-                            .fetch_optional(connection)
+                            .fetch_optional(&mut *connection)
                             .await
                             .map_err(store_error)?;
-                    found.as_ref().map(row::work_item).transpose()
+                    let Some(changed) = found.as_ref().map(row::work_item).transpose()? else { return Ok(None) };
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
+                    idempotency::finish(connection, keep, &changed).await?;
+                    Ok(Some(changed))
                 })
             })
             .await

@@ -277,6 +277,7 @@ impl Worker<'_> {
                     )) => {
                         return Err(error);
                     }
+                    Some(Err(CommandError::KeyUsed(used))) => panic!("no request names a key: {used}"),
                     Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
                         self.shared.note(|notes| notes.lost_answers += 1);
                     }

@@ -224,8 +224,9 @@ impl WorkQueue for FaultyStore {
         pool: &Pool,
         id: &WorkId,
         metadata: &BTreeMap<String, String>,
-    ) -> Result<Option<WorkItem>, StoreError> {
-        self.process.call(1, self.store.set_metadata(pool, id, metadata)).await
+        keep: Option<Keep<WorkItem>>,
+    ) -> Result<Option<WorkItem>, KeepError> {
+        self.process.call(1, self.store.set_metadata(pool, id, metadata, keep)).await
     }
     async fn stats(&self, pool: &Pool) -> Result<QueueStats, StoreError> {
         self.process.call(1, self.store.stats(pool)).await
@@ -243,17 +244,22 @@ impl WorkQueue for FaultyStore {
 
 #[async_trait]
 impl Definitions for FaultyStore {
-    async fn create_agent(&self, agent: &Agent) -> Result<(), DefinitionError> {
-        self.process.call(1, self.store.create_agent(agent)).await
+    async fn create_agent(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.create_agent(agent, keep)).await
     }
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
         self.process.call(1, self.store.agent(id, version)).await
     }
-    async fn add_agent_version(&self, agent: &Agent) -> Result<(), DefinitionError> {
-        self.process.call(1, self.store.add_agent_version(agent)).await
+    async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.add_agent_version(agent, keep)).await
     }
-    async fn archive_agent(&self, id: &AgentId, at: Timestamp) -> Result<Agent, DefinitionError> {
-        self.process.call(1, self.store.archive_agent(id, at)).await
+    async fn archive_agent(
+        &self,
+        id: &AgentId,
+        at: Timestamp,
+        keep: Option<Keep<Agent>>,
+    ) -> Result<Agent, DefinitionError> {
+        self.process.call(1, self.store.archive_agent(id, at, keep)).await
     }
     async fn list_agents(&self, list: &ListDefinitions) -> Result<Vec<Agent>, StoreError> {
         self.process.call(1, self.store.list_agents(list)).await
@@ -261,17 +267,31 @@ impl Definitions for FaultyStore {
     async fn agent_versions(&self, id: &AgentId, before: Option<u32>, limit: usize) -> Result<Vec<Agent>, StoreError> {
         self.process.call(1, self.store.agent_versions(id, before, limit)).await
     }
-    async fn create_environment(&self, environment: &Environment) -> Result<(), DefinitionError> {
-        self.process.call(1, self.store.create_environment(environment)).await
+    async fn create_environment(
+        &self,
+        environment: &Environment,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.create_environment(environment, keep)).await
     }
     async fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>, StoreError> {
         self.process.call(1, self.store.environment(id)).await
     }
-    async fn update_environment(&self, environment: &Environment, seen: Timestamp) -> Result<(), DefinitionError> {
-        self.process.call(1, self.store.update_environment(environment, seen)).await
+    async fn update_environment(
+        &self,
+        environment: &Environment,
+        seen: Timestamp,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<(), DefinitionError> {
+        self.process.call(1, self.store.update_environment(environment, seen, keep)).await
     }
-    async fn archive_environment(&self, id: &EnvironmentId, at: Timestamp) -> Result<Environment, DefinitionError> {
-        self.process.call(1, self.store.archive_environment(id, at)).await
+    async fn archive_environment(
+        &self,
+        id: &EnvironmentId,
+        at: Timestamp,
+        keep: Option<Keep<Environment>>,
+    ) -> Result<Environment, DefinitionError> {
+        self.process.call(1, self.store.archive_environment(id, at, keep)).await
     }
     async fn delete_environment(&self, id: &EnvironmentId) -> Result<(), DefinitionError> {
         self.process.call(1, self.store.delete_environment(id)).await

@@ -149,6 +149,9 @@ impl Client {
                 Some(Err(CommandError::TokenEnded)) => {
                     return self.shared.violation(format!("{id}: a client was told of a token"));
                 }
+                Some(Err(CommandError::KeyUsed(used))) => {
+                    return self.shared.violation(format!("{id}: no request names a key: {used}"));
+                }
                 Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
                     self.shared.note(|notes| notes.lost_answers += 1);
                     sleep(Duration::from_millis(100)).await;

@@ -104,7 +104,7 @@ async fn make_environment(definitions: &dyn Definitions) -> Result<EnvironmentId
         updated_at: now(),
         archived_at: None,
     };
-    definitions.create_environment(&environment).await?;
+    definitions.create_environment(&environment, None).await?;
     Ok(id)
 }
 

@@ -72,6 +72,7 @@ impl Api {
             leases: store.clone(),
             work: store.clone(),
             definitions: store.clone(),
+            idempotency: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: store.blobs(),
             model: Arc::new(Scripted),

@@ -1,9 +1,10 @@
 //! The description of the API against the API.
 
-use axum::http::{Method, StatusCode};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
 use serde_json::Value;
 
-use super::api::{API_KEY, Api};
+use super::api::{API_KEY, Answer, Api};
 
 #[tokio::test]
 async fn every_operation_that_is_described_exists() {
@@ -40,4 +41,25 @@ async fn answers_have_what_is_described_as_required() {
     required("Session", &api.get(&format!("/v1/sessions/{session}")).await.ok());
     required("Thread", &api.get(&format!("/v1/sessions/{session}/threads")).await.ok()["data"][0]);
     required("ModelInfo", &api.get("/v1/models/demo").await.ok());
+}
+
+#[tokio::test]
+async fn a_key_is_honoured_where_it_is_described_and_refused_elsewhere() {
+    let api = Api::start_without_replica().await;
+    let document = server::http::openapi();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let Some(operation) = methods.get("post") else { continue };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header("x-api-key", API_KEY)
+            .header("idempotency-key", "k".repeat(256))
+            .body(Body::empty())
+            .unwrap();
+        let message = Answer::of(api.send(request).await).await.invalid();
+        let parameters = operation["parameters"].as_array().unwrap();
+        let described = parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
+        let expected = if described { "expected 1 to 255" } else { "not implemented" };
+        assert!(message.contains("Idempotency-Key") && message.contains(expected), "{path}: {message}");
+    }
 }
