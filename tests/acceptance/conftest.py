@@ -38,9 +38,15 @@ def database_url(request: pytest.FixtureRequest, database: str) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def shared_service(request: pytest.FixtureRequest, database: str) -> Iterator[Service]:
+def shared_service(
+    request: pytest.FixtureRequest, database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """One server for every scenario that leaves it as it found it."""
-    service = Service(database_url(request, database)).start()
+    settings = {}
+    if database == "postgresql":
+        # Beside SQLite large content lies in the data folder.
+        settings["OBJECT_STORE_URL"] = str(tmp_path_factory.mktemp("object-store"))
+    service = Service(database_url(request, database), settings).start()
     yield service
     service.close()
 

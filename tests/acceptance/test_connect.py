@@ -75,7 +75,7 @@ def test_the_demo_model_is_listed(client: anthropic.Anthropic) -> None:
 
 def test_what_does_not_exist_yet_is_refused_by_name(service: Service) -> None:
     with service.http() as http:
-        for family in ("vaults", "memory_stores", "files", "skills", "deployments"):
+        for family in ("vaults", "memory_stores", "skills", "deployments"):
             answer = http.get(f"/v1/{family}")
             assert answer.status_code in (404, 501), (family, answer.status_code)
             assert family in answer.json()["error"]["message"], answer.text

@@ -1,4 +1,4 @@
-//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `BlobRegistry` and
+//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `Files`, `BlobRegistry` and
 //! `Idempotency` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
 //! [`Subject`].
 //!
@@ -14,6 +14,7 @@ pub mod bells;
 pub mod blobs;
 pub mod claims;
 pub mod definitions;
+pub mod files;
 pub mod histories;
 pub mod idempotency;
 pub mod queue;
@@ -25,12 +26,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Idempotency, Leases, WorkQueue};
+use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
 
 /// Everything that one store implements.
-pub trait Store: EventLog + Leases + WorkQueue + Definitions + BlobRegistry + Idempotency {}
+pub trait Store: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency {}
 
-impl<S: EventLog + Leases + WorkQueue + Definitions + BlobRegistry + Idempotency> Store for S {}
+impl<S: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency> Store for S {}
 
 /// A store under test, with what only a test may do to it.
 #[async_trait]
@@ -93,6 +94,8 @@ macro_rules! contract_tests {
                 a_definition_is_written_once_for_a_key, a_refused_definition_keeps_no_answer,
                 of_twins_one_writes_a_definition;
             histories: a_history_folds_to_its_snapshot;
+            files: a_file_is_what_was_stored, a_file_needs_its_content, files_are_listed,
+                content_stays_while_a_file_has_it, expired_content_is_let_go, files_of_a_session_go_with_it;
             registry: what_nothing_refers_to_goes_after_a_day, an_announcement_keeps_a_blob_for_a_day,
                 a_sealed_blob_is_announced, large_records_keep_their_blobs, a_purged_session_leaves_garbage;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use session::{Ids, Limits};
 
-use crate::port::{Bell, Blobs, Clock, Definitions, Entropy, EventLog, Idempotency, Leases, Model, WorkQueue};
+use crate::port::{Bell, Blobs, Clock, Definitions, Entropy, EventLog, Files, Idempotency, Leases, Model, WorkQueue};
 use crate::watch::Watch;
 
 /// The ports of one process, and the limits that its operator set.
@@ -15,6 +15,7 @@ pub struct World {
     pub work: Arc<dyn WorkQueue>,
     pub definitions: Arc<dyn Definitions>,
     pub idempotency: Arc<dyn Idempotency>,
+    pub files: Arc<dyn Files>,
     pub bell: Arc<dyn Bell>,
     /// `None` where no store for blobs is configured: what needs one is refused by name.
     pub blobs: Option<Arc<dyn Blobs>>,

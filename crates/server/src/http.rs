@@ -24,6 +24,7 @@ mod events;
 mod exposure;
 mod families;
 mod fields;
+mod files;
 mod health;
 mod idempotency;
 mod internal;
@@ -43,6 +44,7 @@ mod stream;
 mod threads;
 mod tool_params;
 mod unread;
+mod upload;
 mod work;
 
 pub use auth::{ENVIRONMENT_KEY_PREFIX, ITEM_TOKEN_PREFIX, POOL_ENVIRONMENT_ID, secret_hash};

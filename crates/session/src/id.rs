@@ -75,6 +75,8 @@ macro_rules! identifiers {
 identifiers! {
     /// An agent definition.
     AgentId = "agent_";
+    /// A file of the Files API.
+    FileId = "file_";
     /// An environment that sessions run in.
     EnvironmentId = "env_";
     /// The record of one environment key; never the key itself.

@@ -7,6 +7,7 @@
 
 mod blobs;
 mod definitions;
+mod files;
 mod idempotency;
 mod leases;
 mod log;

@@ -4,8 +4,8 @@
 //! returns is the statement's business; the names are those of the migrations.
 
 use engine::port::{
-    Agent, Answer, Append, AppendError, Claim, Environment, EnvironmentKey, Fence, Kept, KeyedRequest, Loaded,
-    StoreError, Wake, WorkItem, WorkState,
+    Agent, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept, KeyedRequest,
+    Loaded, StoreError, Wake, WorkItem, WorkState,
 };
 use serde::Serialize;
 use session::event::{EnvironmentKind, FORMAT_VERSION};
@@ -55,6 +55,23 @@ macro_rules! columns {
 }
 
 columns!(sqlx::sqlite::SqliteRow, sqlx::postgres::PgRow);
+
+/// A file as every statement on files returns it.
+pub(crate) fn file(row: &impl Columns) -> Result<File, StoreError> {
+    let blob = row
+        .text_or_null("blob")?
+        .map(|hash| BlobHash::parse(&hash).ok_or_else(|| corrupt("blob", format!("{hash:?} is no hash"))));
+    Ok(File {
+        id: row.text("id")?.into(),
+        filename: row.text("filename")?,
+        mime_type: row.text("mime_type")?,
+        bytes: row.counter("bytes")?,
+        blob: blob.transpose()?,
+        created_at: row.time("created_at")?,
+        expires_at: row.time_or_null("expires_at")?,
+        session_id: row.text_or_null("session_id")?.map(Into::into),
+    })
+}
 
 /// A position, epoch or count as a column. Positions come from counting and never reach the top bit.
 pub(crate) fn integer(number: u64) -> i64 {

@@ -129,8 +129,8 @@ impl BlobRegistry for MemoryStore {
 }
 
 impl super::store::Tables {
-    /// Whether anything refers to the blob. Bodies of records stay in memory, whatever their size.
-    fn refers_to(&self, _: &BlobHash) -> bool {
-        false
+    /// Whether a file refers to the blob. Bodies of records stay in memory, whatever their size.
+    fn refers_to(&self, hash: &BlobHash) -> bool {
+        self.files.values().any(|file| file.blob.as_ref() == Some(hash))
     }
 }

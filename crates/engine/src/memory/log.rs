@@ -150,6 +150,7 @@ impl EventLog for MemoryStore {
     }
 
     async fn purge(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let now = self.now();
         let mut tables = self.tables();
         let gone: Vec<SessionId> = tables
             .sessions
@@ -161,6 +162,9 @@ impl EventLog for MemoryStore {
         for id in &gone {
             tables.sessions.remove(id);
             tables.items.retain(|_, row| row.item.session_id != *id);
+            let theirs = tables.files.extract_if(.., |_, file| file.session_id.as_ref() == Some(id));
+            let let_go: Vec<_> = theirs.filter_map(|(_, file)| file.blob).collect();
+            tables.blobs.extend(let_go.into_iter().map(|hash| (hash, now)));
         }
         Ok(gone.len())
     }

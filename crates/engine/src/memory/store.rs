@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, ReplicaId, SessionId, WorkId};
+use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, SessionId, WorkId};
 use session::{State, Timestamp};
 
 use super::MemoryBlobs;
 use crate::port::{
-    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, Kept, Order, StoredRecord, TimeRange, WorkItem,
+    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, StoredRecord, TimeRange, WorkItem,
 };
 
 /// A database in memory, implementing every port that a real store implements.
@@ -37,6 +37,7 @@ pub(super) struct Tables {
     pub(super) blobs: BTreeMap<BlobHash, Timestamp>,
     /// Answers by the hash of the credential and the key, and since when.
     pub(super) kept: BTreeMap<(String, String), (Kept, Timestamp)>,
+    pub(super) files: BTreeMap<FileId, File>,
 }
 
 pub(super) struct SessionRow {

@@ -216,6 +216,7 @@ impl Rig {
             work: store.clone(),
             definitions: store.clone(),
             idempotency: store.clone(),
+            files: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: Some(Arc::new(MemoryBlobs::new())),
             model: model.clone(),

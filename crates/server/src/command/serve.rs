@@ -319,7 +319,7 @@ impl Running {
         if let Some(blobs) = store.blobs.clone().filter(|_| config.object_store.url.is_some()) {
             tokio::spawn(Arc::clone(&readiness).watch_object_store(blobs, drained.clone()));
         }
-        tokio::spawn(sweep::run(Arc::clone(&store.log), Arc::clone(&store.registry), drained.clone()));
+        tokio::spawn(sweep::run(world.clone(), Arc::clone(&store.registry), drained.clone()));
 
         let worker_key = config.worker.key.as_ref().map(|key| key.expose().to_owned());
         let worker_key = worker_key.or_else(|| is_embedded.then(|| draw_key("sk-worker-")));
@@ -381,6 +381,7 @@ fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Mod
         work: Arc::clone(&store.work),
         definitions: Arc::clone(&store.definitions),
         idempotency: Arc::clone(&store.idempotency),
+        files: Arc::clone(&store.files),
         bell,
         blobs: store.blobs.clone(),
         model,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Idempotency, Leases, WorkQueue};
+use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
 use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
@@ -18,6 +18,7 @@ pub(super) struct Store {
     pub(super) work: Arc<dyn WorkQueue>,
     pub(super) definitions: Arc<dyn Definitions>,
     pub(super) idempotency: Arc<dyn Idempotency>,
+    pub(super) files: Arc<dyn Files>,
     pub(super) blobs: Option<Arc<dyn Blobs>>,
     pub(super) registry: Arc<dyn BlobRegistry>,
     database: Database,
@@ -68,6 +69,7 @@ impl Store {
                 blobs: store.blobs(),
                 registry: store.clone(),
                 definitions: store.clone(),
+                files: store.clone(),
                 idempotency: store,
                 database,
             },
@@ -78,6 +80,7 @@ impl Store {
                 blobs: store.blobs(),
                 registry: store.clone(),
                 definitions: store.clone(),
+                files: store.clone(),
                 idempotency: store,
                 database,
             },

@@ -7,12 +7,11 @@ use super::auth::Caller;
 use super::error::{ApiError, Kind};
 
 /// First segments behind `/v1/` of whole families that do not exist here.
-pub(super) const FAMILIES: [&str; 13] = [
+pub(super) const FAMILIES: [&str; 12] = [
     "complete",
     "deployment_runs",
     "deployments",
     "dreams",
-    "files",
     "memory_stores",
     "messages",
     "organizations",

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use self::Answer::{Json, Page, Sse};
+use self::Answer::{Bytes, Json, Page, Sse};
 
 /// One operation: method, path, what it does, its query, its body, its answer.
 struct Operation {
@@ -26,6 +26,8 @@ enum Answer {
     Page(&'static str),
     /// Server-sent events.
     Sse,
+    /// A file's content, of its own media type.
+    Bytes,
 }
 
 const fn get(path: &'static str, id: &'static str, query: &'static [&'static str], answer: Answer) -> Operation {
@@ -59,14 +61,20 @@ const SESSIONS: &[&str] = &[
     "created_at[lte]",
 ];
 
-/// The work queue's own protocol tells repeated requests by the item's state; the primary thread is never archived.
-const UNKEYED: [&str; 4] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread"];
+/// The work queue's own protocol tells repeated requests by the item's state; the primary thread is never archived; and
+/// an upload that is sent twice makes two files.
+const UNKEYED: [&str; 5] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread", "upload_file"];
 
-const OPERATIONS: [Operation; 42] = [
+const OPERATIONS: [Operation; 47] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
     get("/v1/models", "list_models", &["limit", "after_id", "before_id", "lifecycle[]"], Json("ModelPage")),
     get("/v1/models/{model_id}", "retrieve_model", &[], Json("ModelInfo")),
+    get("/v1/files", "list_files", &["limit", "page", "after_id", "before_id", "ids[]", "scope_id"], Json("FilePage")),
+    post("/v1/files", "upload_file", Some("UploadFile"), Json("File")),
+    get("/v1/files/{file_id}", "retrieve_file", &[], Json("File")),
+    get("/v1/files/{file_id}/content", "download_file", &[], Bytes),
+    delete("/v1/files/{file_id}", "delete_file", Json("Deleted")),
     get("/v1/agents", "list_agents", RANGED, Page("Agent")),
     post("/v1/agents", "create_agent", Some("CreateAgent"), Json("Agent")),
     get("/v1/agents/{agent_id}", "retrieve_agent", &["version"], Json("Agent")),
@@ -158,7 +166,8 @@ impl Operation {
             "responses": {"200": self.answer.describe(), "default": {"$ref": "#/components/responses/Error"}},
         });
         if let Some(schema) = self.body {
-            let content = json!({"application/json": {"schema": reference(schema)}});
+            let media_type = if self.id == "upload_file" { "multipart/form-data" } else { "application/json" };
+            let content = json!({media_type: {"schema": reference(schema)}});
             described["requestBody"] = json!({"required": self.id != "stop_work", "content": content});
         }
         if !self.path.starts_with("/v1/") {
@@ -220,6 +229,7 @@ impl Answer {
                 json!({"application/json": {"schema": page}})
             }
             Sse => json!({"text/event-stream": {"schema": {"type": "string"}}}),
+            Bytes => json!({"*/*": {"schema": {"type": "string", "format": "binary"}}}),
         };
         json!({
             "description": "Done.",

@@ -55,7 +55,15 @@ pub(super) fn decode<P>(query: &mut Query, name: &ListName, order: Order) -> Res
 where
     P: for<'de> Deserialize<'de>,
 {
-    let Some(text) = query.string("page")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = query.string("page")?.filter(|text| !text.is_empty());
+    text.map(|text| read(&text, name, order)).transpose()
+}
+
+/// The place that a cursor names.
+pub(super) fn read<P>(text: &str, name: &ListName, order: Order) -> Result<P, ApiError>
+where
+    P: for<'de> Deserialize<'de>,
+{
     let invalid = || ApiError::invalid("page: not a cursor of this list; use next_page of an earlier answer");
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
     let cursor: Cursor<P> = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
@@ -65,7 +73,7 @@ where
     if cursor.descending != (order == Order::Descending) {
         return Err(ApiError::invalid("page: the cursor was made with another order; keep order while paging"));
     }
-    Ok(Some(cursor.place))
+    Ok(cursor.place)
 }
 
 /// A place in a list of resources ordered by creation.

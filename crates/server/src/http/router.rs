@@ -9,7 +9,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, Kind};
 use super::families::FAMILIES;
 use super::{
-    Service, agents, context, environments, events, families, health, internal, models, sessions, stream, threads, work,
+    Service, agents, context, environments, events, families, files, health, internal, models, sessions, stream,
+    threads, work,
 };
 
 /// The API as a service: routes, and around each of them [`super::context`].
@@ -19,6 +20,9 @@ pub fn router(service: Service) -> Router {
         .route("/ready", get(health::ready))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model_id}", get(models::retrieve))
+        .route("/v1/files", get(files::list).post(files::create))
+        .route("/v1/files/{file_id}", get(files::retrieve).delete(files::delete))
+        .route("/v1/files/{file_id}/content", get(files::content))
         .route("/v1/agents", get(agents::list).post(agents::create))
         .route("/v1/agents/{agent_id}", get(agents::retrieve).post(agents::update))
         .route("/v1/agents/{agent_id}/archive", post(agents::archive))

@@ -8,6 +8,7 @@ mod credentials;
 mod environments;
 mod events;
 mod exposure;
+mod files;
 mod hostile;
 mod idempotency;
 mod models_and_probes;

@@ -83,6 +83,7 @@ async fn keep_one_up(shared: Arc<Shared>, cluster: std::sync::Weak<Cluster>, slo
             work: store.clone(),
             definitions: store,
             idempotency: Arc::clone(&shared.store) as _,
+            files: Arc::clone(&shared.store) as _,
             bell: Arc::new(FaultyBell { process: Arc::clone(&process), bell: Arc::clone(&shared.bell) }),
             blobs: None,
             model: Arc::new(SimulatedModel { process: Arc::clone(&process), shared: Arc::clone(&shared) }),

@@ -1,14 +1,13 @@
-//! Removes what nobody needs any more: deleted sessions, and blobs that nothing refers to.
+//! Removes what nobody needs any more: deleted sessions, content that has expired, and blobs that nothing refers to.
 //!
 //! Every replica tries; the store lets one at a time collect. A pass works in small batches until a batch is not full.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::port::{BlobRegistry, EventLog, StoreError};
+use engine::World;
+use engine::port::{BlobRegistry, StoreError};
 use tokio_util::sync::CancellationToken;
-
-use crate::command::system::now;
 
 /// Between two passes.
 const PASS_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -20,7 +19,7 @@ const TOMBSTONE_KEPT_MILLIS: i64 = 60 * 60 * 1_000;
 const BATCH: usize = 100;
 
 /// Sweeps until `stop`.
-pub(super) async fn run(log: Arc<dyn EventLog>, registry: Arc<dyn BlobRegistry>, stop: CancellationToken) {
+pub(super) async fn run(world: World, registry: Arc<dyn BlobRegistry>, stop: CancellationToken) {
     let mut passes = tokio::time::interval(PASS_EVERY);
     passes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first tick comes at once, in the middle of a start.
@@ -32,7 +31,7 @@ pub(super) async fn run(log: Arc<dyn EventLog>, registry: Arc<dyn BlobRegistry>,
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            swept = pass(&*log, &*registry) => match swept {
+            swept = pass(&world, &*registry) => match swept {
                 Ok((0, 0)) => {}
                 Ok((sessions, blobs)) => tracing::info!(sessions, blobs, "removed what nobody needs any more"),
                 Err(error) => tracing::warn!(%error, "what nobody needs any more stays for now"),
@@ -41,16 +40,18 @@ pub(super) async fn run(log: Arc<dyn EventLog>, registry: Arc<dyn BlobRegistry>,
     }
 }
 
-async fn pass(log: &dyn EventLog, registry: &dyn BlobRegistry) -> Result<(usize, usize), StoreError> {
-    let deleted_before = now().plus_millis(-TOMBSTONE_KEPT_MILLIS);
+async fn pass(world: &World, registry: &dyn BlobRegistry) -> Result<(usize, usize), StoreError> {
+    let now = world.clock.now();
+    let deleted_before = now.plus_millis(-TOMBSTONE_KEPT_MILLIS);
     let (mut sessions, mut blobs) = (0, 0);
     loop {
-        let purged = log.purge(deleted_before, BATCH).await?;
+        let purged = world.log.purge(deleted_before, BATCH).await?;
         sessions += purged;
         if purged < BATCH {
             break;
         }
     }
+    while world.files.expire_files(now, BATCH).await? == BATCH {}
     loop {
         let collected = registry.collect(BATCH).await?;
         blobs += collected;

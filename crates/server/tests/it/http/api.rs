@@ -73,6 +73,7 @@ impl Api {
             work: store.clone(),
             definitions: store.clone(),
             idempotency: store.clone(),
+            files: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: store.blobs(),
             model: Arc::new(Scripted),
@@ -113,6 +114,12 @@ impl Api {
     /// The same server, whose operator has named no hosts of package managers.
     pub(super) fn without_package_hosts(self) -> Self {
         Self { router: router(Service { package_hosts: Arc::default(), ..self.service.clone() }), ..self }
+    }
+
+    /// The same server, which has no place for large content.
+    pub(super) fn without_blobs(self) -> Self {
+        let world = World { blobs: None, ..self.world.clone() };
+        Self { router: router(Service { world, ..self.service.clone() }), ..self }
     }
 
     /// The same server with somebody listening.

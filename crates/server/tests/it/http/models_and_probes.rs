@@ -42,8 +42,6 @@ async fn what_is_not_there_is_named() {
     let api = Api::start_without_replica().await;
     let session = api.session("cloud").await;
     for (path, family) in [
-        ("/v1/files".to_owned(), "files"),
-        ("/v1/files/file_1/content".to_owned(), "files"),
         ("/v1/skills/pdf/versions/latest".to_owned(), "skills"),
         ("/v1/memory_stores".to_owned(), "memory_stores"),
         ("/v1/vaults/vlt_1".to_owned(), "vaults"),
