@@ -1,4 +1,4 @@
-"""Several replicas on one PostgreSQL behind a real Nginx, with pool workers: production on one machine.
+"""Several replicas on one PostgreSQL, one Redis and one object store behind a real Nginx, with pool workers: production on one machine.
 
 Nginx runs the configuration of `deploy/nginx` as it is; only the four files that belong to a site are written here.
 Every process can be killed, paused and started again, and keeps its address.
@@ -20,6 +20,7 @@ import anthropic
 import httpx
 
 import postgres
+from redis_server import RedisServer
 from service import API_KEY, ROOT, START_SECONDS_MAX, STOP_SECONDS_MAX, Service, executable
 from turns import WAIT_SECONDS_MAX
 
@@ -177,7 +178,7 @@ class PoolWorker:
 
 
 class Deployment:
-    """Replicas, workers and Nginx on one database. Not started until `start`."""
+    """Replicas, workers and Nginx on one database, one Redis and one folder of blobs. Not started until `start`."""
 
     def __init__(
         self,
@@ -191,11 +192,16 @@ class Deployment:
     ) -> None:
         self.cluster = cluster
         self.database_url = database_url or cluster.create_database()
+        self.redis = RedisServer(fixed_port())
+        self.blobs = Path(tempfile.mkdtemp(prefix="acceptance-blobs-"))
         ports = [fixed_port() for _ in range(replicas)]
-        self.replicas = [
-            Service(self.database_url, {"AGENT_PORT": str(port), "AGENT_WORKER_KEY": WORKER_KEY, **(settings or {})})
-            for port in ports
-        ]
+        shared = {
+            "AGENT_WORKER_KEY": WORKER_KEY,
+            "REDIS_URL": self.redis.url,
+            "OBJECT_STORE_URL": str(self.blobs),
+            **(settings or {}),
+        }
+        self.replicas = [Service(self.database_url, {"AGENT_PORT": str(port), **shared}) for port in ports]
         for replica in self.replicas:
             replica.configure(config)
         self.nginx = Nginx(ports)
@@ -203,6 +209,7 @@ class Deployment:
         self._clients: list[anthropic.Anthropic] = []
 
     def start(self) -> "Deployment":
+        self.redis.start()
         for replica in self.replicas:
             replica.start()
         self.nginx.start()
@@ -244,3 +251,5 @@ class Deployment:
                 replica.signal(signal.SIGCONT)
             replica.close()
         self.nginx.close()
+        self.redis.close()
+        shutil.rmtree(self.blobs, ignore_errors=True)

@@ -49,6 +49,9 @@ def test_a_backup_of_a_running_deployment_goes_on_elsewhere(
     cluster.program("pg_dump", "--format=custom", f"--file={dump}", first.database_url)
     # What happens after the dump is not in it, and does not hurt it.
     run_turn(client, rested.id, "!say too late")
+    blobs = tmp_path / "blobs"
+    shutil.copytree(first.blobs, blobs)
+    assert any(path.is_file() for path in blobs.rglob("*")), "nothing lies among the blobs"
 
     database_url = cluster.create_database()
     cluster.program("pg_restore", f"--dbname={database_url}", "--no-owner", "--exit-on-error", str(dump))
@@ -56,6 +59,7 @@ def test_a_backup_of_a_running_deployment_goes_on_elsewhere(
     for process in (*first.workers, *first.replicas):
         process.kill()
     second = Deployment(cluster, database_url=database_url)
+    shutil.copytree(blobs, second.blobs, dirs_exist_ok=True)
     try:
         client = second.start().client()
         assert history(client, rested.id) == acknowledged[rested.id], "a session at rest is as it was"

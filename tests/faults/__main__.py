@@ -28,7 +28,7 @@ import oracle  # noqa: E402
 import postgres  # noqa: E402
 from deployment import Deployment  # noqa: E402
 from effects import Effects  # noqa: E402
-from faults import Faults  # noqa: E402
+from faults import Faults, Kill  # noqa: E402
 from ledger import Ledger  # noqa: E402
 from population import HEADERS, Client  # noqa: E402
 from service import executable  # noqa: E402
@@ -86,6 +86,7 @@ def main() -> int:
     faults = Faults(deployment, provider.url, seed, options.pause)
     ledger = Ledger()
     try:
+        deployment.redis.start()
         faults.learn()
         deployment.nginx.start()
         for worker in deployment.workers:
@@ -156,28 +157,34 @@ def progress(seconds: float | None, ledger: Ledger, faults: Faults) -> None:
 def settle(deployment: Deployment, ledger: Ledger) -> list[str]:
     """Confirms what still asks, and waits until nothing runs any more; what does not come to rest."""
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
-    running = [session.id for session in ledger.sessions]
+    known = {session.id for session in ledger.sessions}
     with httpx.Client(base_url=deployment.nginx.url, headers=HEADERS, timeout=60) as http:
-        while running and time.monotonic() < deadline:
-            running = [session_id for session_id in running if not rests(http, session_id)]
-            time.sleep(0.2)
-    return [f"{session_id}: does not come to rest" for session_id in running]
+        while True:
+            # Asked of the database, since a slow machine would ask each session for minutes.
+            rows = deployment.query("SELECT id FROM sessions WHERE status NOT IN ('idle', 'terminated')")
+            running = known & {row[0] for row in rows}
+            rows = deployment.query(
+                "SELECT session_id FROM (SELECT DISTINCT ON (session_id) session_id, body FROM records "
+                "WHERE kind = 'session.status_idle' ORDER BY session_id, position DESC) last "
+                "WHERE body LIKE '%requires_action%'"
+            )
+            asking = known & {row[0] for row in rows} - running
+            for session_id in asking:
+                confirm(http, session_id)
+            if not running and not asking:
+                return []
+            if time.monotonic() > deadline:
+                return [f"{session_id}: does not come to rest" for session_id in sorted(running | asking)]
+            time.sleep(0.5)
 
 
-def rests(http: httpx.Client, session_id: str) -> bool:
-    answer = http.get(f"/v1/sessions/{session_id}")
-    if answer.status_code != 200 or answer.json()["status"] not in ("idle", "terminated"):
-        return False
+def confirm(http: httpx.Client, session_id: str) -> None:
     query = {"order": "desc", "limit": 1, "types[]": "session.status_idle"}
     for event in http.get(f"/v1/sessions/{session_id}/events", params=query).json()["data"]:
-        if event["stop_reason"]["type"] == "requires_action":
-            events = [
-                {"type": "user.tool_confirmation", "tool_use_id": call, "result": "allow"}
-                for call in event["stop_reason"]["event_ids"]
-            ]
+        calls = event["stop_reason"].get("event_ids", [])
+        events = [{"type": "user.tool_confirmation", "tool_use_id": call, "result": "allow"} for call in calls]
+        if events:
             http.post(f"/v1/sessions/{session_id}/events", json={"events": events})
-            return False
-    return True
 
 
 def verdicts(deployment: Deployment, ledger: Ledger, effects: Effects):
@@ -211,10 +218,8 @@ def report(deployment: Deployment, ledger: Ledger, faults: Faults, effects: Effe
     print(f"streamed {events} events over {connections} connections")
     print(f"effects {effects.counts.total()} of {len(effects.counts)} marks, calls reported as interrupted {interrupted}")
     print(f"answers that said not now: {json.dumps(dict(sorted(ledger.refusals.items())))}")
-    waits = sorted(takeovers(deployment, faults))
-    if waits:
-        at = lambda share: waits[min(len(waits) - 1, int(share * len(waits)))]  # noqa: E731
-        print(f"takeovers {len(waits)}: p50 {at(0.5):.2f} s, p99 {at(0.99):.2f} s, max {waits[-1]:.2f} s")
+    print_takeovers("takeovers", deployment, faults.kills)
+    print_takeovers("takeovers in peace", deployment, [kill for kill in faults.kills if kill.in_peace])
     print(f"violations {len(violations)}")
     for violation in violations:
         print(f"  {violation}")
@@ -222,16 +227,21 @@ def report(deployment: Deployment, ledger: Ledger, faults: Faults, effects: Effe
         print(f"again: tests/faults --seed {seed}")
 
 
-def takeovers(deployment: Deployment, faults: Faults):
+def print_takeovers(name: str, deployment: Deployment, kills: list[Kill]) -> None:
     """For each model call that a killed replica had open: how long until the next event of its session."""
-    for at, sessions in faults.kills:
-        for session_id in sessions:
+    waits = []
+    for kill in kills:
+        for session_id in kill.sessions:
             [[later]] = deployment.query(
                 "SELECT coalesce(min(at), 0) FROM records WHERE form <> 'internal' AND kind LIKE 'span.%' "
-                f"AND session_id = '{session_id}' AND at > {int(at * 1_000_000)}"
+                f"AND session_id = '{session_id}' AND at > {int(kill.at * 1_000_000)}"
             )
             if later != "0":
-                yield int(later) / 1_000_000 - at
+                waits.append(int(later) / 1_000_000 - kill.at)
+    waits.sort()
+    if waits:
+        p50, p99 = (waits[min(len(waits) - 1, int(share * len(waits)))] for share in (0.5, 0.99))
+        print(f"{name} {len(waits)}: p50 {p50:.2f} s, p99 {p99:.2f} s, max {waits[-1]:.2f} s")
 
 
 def keep(folder: Path, deployment: Deployment) -> None:

@@ -23,10 +23,13 @@ class Effects:
                 with lock:
                     counts[mark] += 1
                 body = confirmed(mark).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                try:
+                    self.send_response(200)
+                    self.send_header("content-length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:
+                    pass  # Whoever asked was killed. What was asked is done.
 
             def log_message(self, *_: object) -> None:
                 pass

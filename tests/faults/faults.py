@@ -6,6 +6,7 @@ each is always left in peace. What happens to the database happens to nobody's s
 
 import collections
 import contextlib
+import dataclasses
 import random
 import signal
 import threading
@@ -17,6 +18,9 @@ import httpx
 from deployment import Deployment, PoolWorker
 from service import Service
 
+# So long after the end of a fault something may still be on its way back.
+RECOVERY_SECONDS = 4.0
+
 # What the scripted provider answers in turn while it is at fault.
 PROVIDER_FAULTS = [
     {"status": 429, "error_type": "rate_limit_error", "headers": [["retry-after", "1"]]},
@@ -25,6 +29,17 @@ PROVIDER_FAULTS = [
     {"hang": True, "words": ["well"]},
     {"status": 500},
 ]
+
+
+@dataclasses.dataclass
+class Kill:
+    """A replica was killed."""
+
+    at: float
+    # Which it had in a model call.
+    sessions: list[str]
+    # Nothing else was broken then or a moment before.
+    in_peace: bool
 
 
 class Faults:
@@ -42,8 +57,8 @@ class Faults:
         self.stopping = threading.Event()
         self.done: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
-        # Kills of a replica: when, and which sessions it had in a model call.
-        self.kills: list[tuple[float, list[str]]] = []
+        self.kills: list[Kill] = []
+        self._broken_until = 0.0
         self._replica_ids: dict[Service, str] = {}
 
     def learn(self) -> None:
@@ -64,8 +79,11 @@ class Faults:
             (self._cut_connections, 2),
             (self._spoil_provider, 2),
             (self._reload_nginx, 1),
+            (self._stop_redis, 1),
+            (self._stall_redis, 1),
+            (self._flush_redis, 1),
+            (self._hide_blobs, 1),
         ]
-        table += self.more()
         while not self.stopping.is_set():
             fault = self._random.choices([fault for fault, _ in table], [weight for _, weight in table])[0]
             try:
@@ -75,9 +93,6 @@ class Faults:
             self.stopping.wait(self._random.uniform(0.5, 3.0))
         for thread in self._running:
             thread.join()
-
-    def more(self) -> list[tuple[Callable[[], None], int]]:
-        return []
 
     def roll(self, rounds: int) -> None:
         """No fault at all, but every replica told to stop and started again, one after another."""
@@ -110,7 +125,9 @@ class Faults:
             "SELECT s.id FROM sessions s JOIN records r ON r.session_id = s.id AND r.position = s.position "
             f"WHERE s.owner = '{owner}' AND r.kind = 'span.model_request_start'"
         )
-        self.kills.append((time.time(), [row[0] for row in rows]))
+        with self._busy_lock:
+            in_peace = len(self._busy) == 1 and time.monotonic() > self._broken_until
+        self.kills.append(Kill(time.time(), [row[0] for row in rows], in_peace))
 
     def _pause_replica(self) -> None:
         self._background("replica paused", self._deployment.replicas, self._paused)
@@ -173,6 +190,7 @@ class Faults:
             self._deployment.cluster.halt(mode)
             time.sleep(self._random.uniform(0.0, 3.0))
             self._deployment.cluster.start()
+            self._broken_until = time.monotonic() + RECOVERY_SECONDS
         self.done[f"PostgreSQL restarted ({mode})"] += 1
 
     def _cut_connections(self) -> None:
@@ -181,7 +199,40 @@ class Faults:
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+            self._broken_until = time.monotonic() + RECOVERY_SECONDS
         self.done["database connections cut"] += 1
+
+    def _stop_redis(self) -> None:
+        self._deployment.redis.kill()
+        self.stopping.wait(self._random.uniform(0.5, 5.0))
+        self._deployment.redis.start()
+        self._broken_until = time.monotonic() + RECOVERY_SECONDS
+        self.done["Redis stopped"] += 1
+
+    def _stall_redis(self) -> None:
+        self._deployment.redis.signal(signal.SIGSTOP)
+        self.stopping.wait(self._random.uniform(1.0, 5.0))
+        self._deployment.redis.signal(signal.SIGCONT)
+        self.done["Redis stalled"] += 1
+
+    def _flush_redis(self) -> None:
+        self._deployment.redis.ask("FLUSHALL")
+        self._deployment.redis.ask("CLIENT", "KILL", "TYPE", "normal")
+        self._deployment.redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        self.done["Redis flushed, its connections cut"] += 1
+
+    def _hide_blobs(self) -> None:
+        """A file where the folder was: nothing can be read or put there."""
+        blobs = self._deployment.blobs
+        away = blobs.with_suffix(".away")
+        with self._database:
+            blobs.rename(away)
+            blobs.touch()
+            self.stopping.wait(self._random.uniform(0.5, 5.0))
+            blobs.unlink()
+            away.rename(blobs)
+        self._broken_until = time.monotonic() + RECOVERY_SECONDS
+        self.done["object store away"] += 1
 
     def _spoil_provider(self) -> None:
         script = self._random.choices(PROVIDER_FAULTS, k=self._random.randint(1, 8))
@@ -207,6 +258,8 @@ class Faults:
         finally:
             with self._busy_lock:
                 self._busy.discard(one)
+                # The time of a replica that was started is not yet its own.
+                self._broken_until = max(self._broken_until, time.monotonic() + RECOVERY_SECONDS)
 
     def _background(self, name: str, among: list, work: Callable[[Service | PoolWorker], None]) -> None:
         def run() -> None:

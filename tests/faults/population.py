@@ -98,8 +98,8 @@ class Client(threading.Thread):
         if kind == "asks":
             return [effect(), "---", "!say asked"], "nothing"
         shape = pick.choices(
-            ["say", "stream", "wait", "effect", "two", "slow", "read", "fail", "interrupt", "again"],
-            [2, 2, 4, 4, 2, 2, 1, 1, 1, 1],
+            ["say", "stream", "wait", "effect", "two", "slow", "read", "large", "fail", "interrupt", "again"],
+            [2, 2, 4, 4, 2, 2, 1, 1, 1, 1, 1],
         )[0]
         match shape:
             case "say":
@@ -116,6 +116,9 @@ class Client(threading.Thread):
                 return [effect(f"sleep {pick.uniform(0.5, 3):.1f}; "), "---", "!wait 500", "!say done"], "nothing"
             case "read":
                 return ['!tool glob {"pattern": "*"}', "---", "!say looked"], "nothing"
+            case "large":
+                # More than a row holds: it goes where blobs go.
+                return ["!bash head -c 100000 /dev/zero | tr '\\0' x", "---", "!say large"], "nothing"
             case "fail":
                 return [f"!fail {pick.choice(['overloaded', 'rate_limited', 'cut'])} 1", "!say recovered"], "nothing"
             case "interrupt":
