@@ -2,6 +2,7 @@
 //!
 //! [`MemoryStore`] is what a database would be: it survives the processes that use it, and every call is one
 //! transaction. It passes the same contract as the real stores. [`LocalBell`] is the bell of one process.
+//! [`MemoryRateLimits`] counts for one process.
 //! Nothing here is bounded in size but the bell's mailboxes.
 
 mod bell;
@@ -11,9 +12,11 @@ mod files;
 mod idempotency;
 mod leases;
 mod log;
+mod rate_limits;
 mod store;
 mod work_queue;
 
 pub use bell::LocalBell;
 pub use blobs::MemoryBlobs;
+pub use rate_limits::MemoryRateLimits;
 pub use store::MemoryStore;

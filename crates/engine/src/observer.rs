@@ -41,6 +41,15 @@ pub enum ToolOutcome {
     Failed,
 }
 
+/// What came of asking a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOutcome {
+    Hit,
+    Miss,
+    /// It did not answer in time, or was not asked because it has just failed to.
+    Error,
+}
+
 /// Hears of what this process does. Methods are called from many tasks and must return at once.
 pub trait Observer: Send + Sync + 'static {
     /// How many sessions this process drives now.
@@ -82,6 +91,11 @@ pub trait Observer: Send + Sync + 'static {
     /// A session in mid-turn was taken from another owner.
     fn resumed(&self, reason: HandOver) {
         let _ = reason;
+    }
+
+    /// Something was asked of a cache. `op` is one of few names that the code gives.
+    fn cache_request(&self, op: &'static str, outcome: CacheOutcome, duration_seconds: f64) {
+        let _ = (op, outcome, duration_seconds);
     }
 
     /// A driver met its own fault: a panic, or a record that cannot be read.

@@ -9,6 +9,7 @@ mod database;
 mod environment;
 mod environments;
 mod keys;
+mod limits;
 mod logging;
 mod network;
 mod object_store;
@@ -32,6 +33,7 @@ pub use agent::AgentSection;
 pub use database::DatabaseSection;
 pub use environment::{EnvironmentError, NOT_YET};
 pub use environments::EnvironmentsSection;
+pub use limits::{LimitsSection, RequestsPerMinute};
 pub use logging::{LogFormat, LoggingSection};
 pub use network::{AddressRange, AddressRangeError, WorkerNetwork, WorkerNetworkLimits};
 pub use object_store::ObjectStoreSection;
@@ -52,6 +54,7 @@ pub struct Config {
     pub database: DatabaseSection,
     pub redis: RedisSection,
     pub object_store: ObjectStoreSection,
+    pub limits: LimitsSection,
     pub environments: EnvironmentsSection,
     pub worker: WorkerSection,
     pub providers: ProvidersSection,
@@ -152,6 +155,7 @@ impl Config {
         self.database.validate()?;
         self.redis.validate()?;
         self.object_store.validate(self.database.url.is_some())?;
+        self.limits.validate()?;
         self.environments.validate()?;
         self.worker.validate()?;
         self.providers.validate()

@@ -36,6 +36,7 @@ mod outage;
 mod pagination;
 mod path;
 mod query;
+mod rate_limit;
 mod router;
 mod service;
 mod session_params;
@@ -52,6 +53,7 @@ pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver};
 pub use draining::Draining;
 pub(crate) use environment_params::is_host_pattern;
 pub use openapi::openapi;
+pub use rate_limit::RequestLimits;
 pub use router::router;
 pub use service::{
     AgentFigures, Credentials, HttpLimits, ModelCatalog, ModelInfo, Readiness, ReadinessReport, Service, Strictness,

@@ -7,19 +7,24 @@
 //! Only this module names the client library. What is stored in Redis may be wiped at any time.
 
 mod bell;
+mod commands;
 mod frame;
 mod outbox;
 mod publisher;
+mod rate_limits;
 mod subscriber;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use bell::RedisBell;
+pub use rate_limits::RedisRateLimits;
+
+use commands::Commands;
 
 /// How a Redis server is reached.
 #[derive(Clone, Debug)]
@@ -30,6 +35,8 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// How long the server may be silent before it counts as away.
     pub timeout: Duration,
+    /// How long somebody's request may wait for it.
+    pub answer_timeout: Duration,
 }
 
 /// An address that cannot be used.
@@ -42,6 +49,8 @@ pub struct RedisAddressError(String);
 pub enum RedisError {
     #[error("Redis does not answer within {} ms", .0.as_millis())]
     Silent(Duration),
+    #[error("Redis was not asked, because it is away")]
+    NotAsked,
     #[error("{0}")]
     Failed(String),
 }
@@ -60,6 +69,7 @@ pub struct Redis {
     client: ::redis::Client,
     options: RedisOptions,
     links: Mutex<Links>,
+    commands: OnceLock<Arc<Commands>>,
     presence: watch::Sender<Presence>,
 }
 
@@ -87,7 +97,7 @@ impl Redis {
         let client =
             ::redis::Client::open(options.url.as_str()).map_err(|error| RedisAddressError(error.to_string()))?;
         let presence = watch::Sender::new(Presence::Unknown);
-        Ok(Arc::new(Self { client, options, links: Mutex::default(), presence }))
+        Ok(Arc::new(Self { client, options, links: Mutex::default(), commands: OnceLock::new(), presence }))
     }
 
     /// Whether it is there, and every change of that; known only where there is a bell.
@@ -105,6 +115,11 @@ impl Redis {
             Some(::redis::Value::BulkString(version)) => Ok(String::from_utf8_lossy(version).into_owned()),
             _ => Ok("of an unknown version".to_owned()),
         }
+    }
+
+    /// The connection for questions, which all that ask some share.
+    fn commands(self: &Arc<Self>) -> Arc<Commands> {
+        Arc::clone(self.commands.get_or_init(|| Arc::new(Commands::start(self))))
     }
 
     /// A connection for commands, each of which may take `timeout`.

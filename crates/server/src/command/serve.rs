@@ -313,7 +313,7 @@ impl Running {
             Arc::new(ReplicaReadiness::new(Arc::clone(&metrics), draining.clone(), config.agent.max_agents));
         let watch = Arc::clone(&readiness).watch(heartbeats, store.database(), drained.clone());
         tokio::spawn(watch);
-        if let Some(redis) = redis {
+        if let Some(redis) = &redis {
             tokio::spawn(Arc::clone(&readiness).watch_redis(redis.presence(), drained.clone()));
         }
         if let Some(blobs) = store.blobs.clone().filter(|_| config.object_store.url.is_some()) {
@@ -321,6 +321,7 @@ impl Running {
         }
         tokio::spawn(sweep::run(world.clone(), Arc::clone(&store.registry), drained.clone()));
 
+        let request_limits = redis::request_limits(config, redis.as_ref(), Arc::clone(&metrics) as _);
         let worker_key = config.worker.key.as_ref().map(|key| key.expose().to_owned());
         let worker_key = worker_key.or_else(|| is_embedded.then(|| draw_key("sk-worker-")));
         let model_ids = models.list().into_iter().map(|model| model.id).collect();
@@ -331,6 +332,7 @@ impl Running {
             models: Arc::new(Catalog(models)),
             observer: metrics,
             readiness: Arc::clone(&readiness) as _,
+            request_limits,
             limits: HttpLimits { lease_seconds: config.environments.lease_seconds(), ..HttpLimits::default() },
             package_hosts: config.worker.network.package_hosts.clone().into(),
             strictness: Strictness::default(),

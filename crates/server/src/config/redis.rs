@@ -26,12 +26,19 @@ pub struct RedisSection {
     pub key_prefix: String,
     /// How long the server may be silent before it counts as away, from 50ms to 5s.
     pub timeout: TimeSpan,
+    /// How long a client's request may wait for it, from 1ms to 1s: to count requests, and to look into the cache.
+    pub answer_timeout: TimeSpan,
 }
 
 impl Default for RedisSection {
     fn default() -> Self {
-        let timeout = TimeSpan::from_millis(500);
-        Self { url: None, url_file: None, key_prefix: "agent-service".to_owned(), timeout }
+        Self {
+            url: None,
+            url_file: None,
+            key_prefix: "agent-service".to_owned(),
+            timeout: TimeSpan::from_millis(500),
+            answer_timeout: TimeSpan::from_millis(50),
+        }
     }
 }
 
@@ -51,6 +58,9 @@ impl RedisSection {
         }
         if !(TimeSpan::from_millis(50)..=TimeSpan::from_secs(5)).contains(&self.timeout) {
             return Err(Problem::new("redis.timeout", "must be from 50ms to 5s"));
+        }
+        if !(TimeSpan::from_millis(1)..=TimeSpan::from_secs(1)).contains(&self.answer_timeout) {
+            return Err(Problem::new("redis.answer_timeout", "must be from 1ms to 1s"));
         }
         Ok(())
     }

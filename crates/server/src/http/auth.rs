@@ -92,6 +92,12 @@ pub(super) fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
     }
 }
 
+/// The hash of the API key that a request brings, if it brings one.
+pub(super) fn api_key_hash(service: &Service, headers: &HeaderMap) -> Option<String> {
+    let hash = secret_hash(credential(headers).ok()?);
+    service.credentials.is_api_key(&hash).then_some(hash)
+}
+
 async fn classify(service: &Service, credential: &str) -> Result<Caller, ApiError> {
     let hash = secret_hash(credential);
     if service.credentials.is_api_key(&hash) {

@@ -14,7 +14,8 @@ use session::id::RequestId;
 
 use super::Service;
 use super::error::{ApiError, Kind};
-use super::{outage, unread};
+use super::rate_limit::Bucket;
+use super::{outage, rate_limit, unread};
 
 /// Hears what the API does; the metrics implement it. Every method does nothing unless overridden.
 pub trait HttpObserver: Send + Sync + 'static {
@@ -56,6 +57,8 @@ pub enum ErrorClass {
     Storage,
     /// The process drains and takes nothing that lasts.
     Draining,
+    /// Its API key asks too often.
+    RateLimited,
     Client,
 }
 
@@ -66,12 +69,23 @@ pub(super) async fn observe(State(service): State<Service>, request: Request, ne
     let (method, version) = (request.method().clone(), request.version());
     let route = request.extensions().get::<MatchedPath>().cloned();
 
+    let bucket = Bucket::of(&service, &request);
+    let taken = match &bucket {
+        Some(bucket) => Some(bucket.take().await),
+        None => None,
+    };
     let (request, rest) = unread::lend(request);
-    let response = outage::run(&service, request, next).await;
+    let response = match taken.as_ref().and_then(rate_limit::refusal) {
+        Some(refusal) => refusal.into_response(),
+        None => outage::run(&service, request, next).await,
+    };
     rest.discard().await;
     let mut response = finish(&service, response, &request_id, &method, route.as_ref());
     let request_id = HeaderValue::from_str(request_id.as_str()).expect("a request id is alphanumeric");
     response.headers_mut().insert("request-id", request_id);
+    if let Some(taken) = &taken {
+        rate_limit::write_headers(taken, service.now(), response.headers_mut());
+    }
     // HTTP/2 knows no such header; its connections are told by the listener.
     if version <= Version::HTTP_11 && service.draining.is_draining() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -106,10 +120,11 @@ fn finish(
         Kind::Internal => ErrorClass::Internal,
         Kind::Unavailable => ErrorClass::Storage,
         Kind::Draining => ErrorClass::Draining,
+        Kind::RateLimited => ErrorClass::RateLimited,
         _ => ErrorClass::Client,
     };
     service.observer.error(class);
-    if !matches!(class, ErrorClass::Client | ErrorClass::Draining) {
+    if !matches!(class, ErrorClass::Client | ErrorClass::Draining | ErrorClass::RateLimited) {
         tracing::error!(
             %request_id,
             %method,

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     PreconditionFailed,
     /// The body is too large.
     TooLarge,
+    /// The credential asks too often.
+    RateLimited,
     /// A known part of the API that this server does not have.
     NotImplemented,
     /// Something this server needs does not answer just now.
@@ -51,6 +53,7 @@ impl Kind {
             Self::Conflict => StatusCode::CONFLICT,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -66,6 +69,7 @@ impl Kind {
             Self::NotFound => "not_found_error",
             Self::Conflict => "conflict_error",
             Self::TooLarge => "request_too_large",
+            Self::RateLimited => "rate_limit_error",
             Self::NotImplemented | Self::Unavailable | Self::Draining | Self::Internal => "api_error",
         }
     }
@@ -158,6 +162,12 @@ impl ApiError {
         let mut error = Self::new(Kind::Draining, message);
         error.retry_after_seconds = Some(1);
         error
+    }
+
+    /// Says in how many seconds trying again is right.
+    pub(super) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
     }
 
     /// Adds the stable `error_code`.

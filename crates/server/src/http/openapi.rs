@@ -148,7 +148,7 @@ pub fn openapi() -> Value {
             "responses": {
                 "Error": {
                     "description": "A refusal or a failure. `x-should-retry: false` where a retry cannot help.",
-                    "headers": {"request-id": {"schema": {"type": "string"}}},
+                    "headers": headers(true),
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
                 },
             },
@@ -233,10 +233,24 @@ impl Answer {
         };
         json!({
             "description": "Done.",
-            "headers": {"request-id": {"schema": {"type": "string"}}},
+            "headers": headers(false),
             "content": content,
         })
     }
+}
+
+/// The headers of every answer; those of limits are sent where the operator has set some.
+fn headers(is_error: bool) -> Value {
+    let mut headers = json!({
+        "request-id": {"schema": {"type": "string"}},
+        "anthropic-ratelimit-requests-limit": {"schema": {"type": "integer"}},
+        "anthropic-ratelimit-requests-remaining": {"schema": {"type": "integer"}},
+        "anthropic-ratelimit-requests-reset": {"schema": {"type": "string", "format": "date-time"}},
+    });
+    if is_error {
+        headers["retry-after"] = json!({"schema": {"type": "integer"}, "description": "Seconds; of 429 and 503."});
+    }
+    headers
 }
 
 fn reference(schema: &str) -> Value {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::auth::secret_hash;
 use super::context::HttpObserver;
 use super::draining::Draining;
+use super::rate_limit::RequestLimits;
 
 /// The state of the API: cheap to clone, the same in every request.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Service {
     pub observer: Arc<dyn HttpObserver>,
     pub readiness: Arc<dyn Readiness>,
     pub limits: HttpLimits,
+    /// `None` where API keys may make any number of requests.
+    pub request_limits: Option<RequestLimits>,
     /// What `allow_package_managers` of an environment allows.
     pub package_hosts: Arc<[String]>,
     pub strictness: Strictness,

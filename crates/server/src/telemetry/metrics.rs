@@ -44,6 +44,7 @@ const TURN_SECONDS: [f64; 12] = [0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.
 const FIRST_TOKEN_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0];
 const ITERATIONS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0];
 const DRAIN_SECONDS: [f64; 8] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0];
+const CACHE_SECONDS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0];
 const REQUEST_SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What is only known once the process runs.
@@ -81,6 +82,8 @@ pub struct Metrics {
     pub(crate) operation_duration: Histograms<labels::OperationLabels>,
     pub(crate) token_usage: Histograms<labels::UsageLabels>,
     pub(crate) provider_retries: Family<labels::RetryLabels, Counter>,
+    pub(crate) cache_requests: Family<labels::CacheLabels, Counter>,
+    pub(crate) cache_duration: Histograms<OneLabel>,
     pool: Family<OneLabel, Gauge>,
     dependency_up: Family<OneLabel, Gauge>,
     object_store: ObjectStoreMetrics,
@@ -143,6 +146,13 @@ impl Metrics {
             ),
             token_usage: histograms(r, "gen_ai_client_token_usage", "Tokens of a model request", labels::usage_tokens),
             provider_retries: family(r, "agent_provider_retries", "Model requests sent again"),
+            cache_requests: family(r, "agent_cache_requests", "Questions to Redis that a request waited for"),
+            cache_duration: histograms(
+                r,
+                "agent_cache_request_duration_seconds",
+                "How long requests waited for Redis",
+                || Histogram::new(CACHE_SECONDS),
+            ),
             pool: gauges(
                 r,
                 "agent_db_pool_connections",

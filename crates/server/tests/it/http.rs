@@ -11,6 +11,7 @@ mod exposure;
 mod files;
 mod hostile;
 mod idempotency;
+mod limits;
 mod models_and_probes;
 mod openapi;
 mod sessions;

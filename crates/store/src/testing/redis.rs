@@ -51,7 +51,12 @@ impl RedisServer {
     /// How a process reaches it, with time-outs for a busy machine.
     pub fn options(&self) -> RedisOptions {
         let url = format!("redis://{}:{}", self.host, self.port);
-        RedisOptions { url, key_prefix: "agent-service".to_owned(), timeout: Duration::from_secs(2) }
+        RedisOptions {
+            url,
+            key_prefix: "agent-service".to_owned(),
+            timeout: Duration::from_secs(2),
+            answer_timeout: Duration::from_secs(1),
+        }
     }
 
     /// Kills it. What it held is gone.

@@ -6,5 +6,6 @@ mod garbage;
 mod memory;
 mod postgres;
 mod redis;
+mod redis_limits;
 mod s3;
 mod sqlite;

@@ -21,6 +21,7 @@ impl HttpObserver for Metrics {
             ErrorClass::Internal => ("internal", None),
             ErrorClass::Storage => ("storage", Some("dependency")),
             ErrorClass::Draining => ("overload", Some("draining")),
+            ErrorClass::RateLimited => ("client", Some("rate_limit")),
             ErrorClass::Client => ("client", None),
         };
         Self::error(self, class);

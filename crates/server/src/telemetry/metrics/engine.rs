@@ -1,10 +1,10 @@
 //! What the engine reports, as metrics.
 
-use engine::observer::{HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
+use engine::observer::{CacheOutcome, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
 use session::event::{SessionErrorKind, TurnOutcome};
 
 use super::Metrics;
-use super::labels::{OperationLabels, RetryLabels, TokenLabels, ToolLabels, UsageLabels};
+use super::labels::{CacheLabels, OperationLabels, RetryLabels, TokenLabels, ToolLabels, UsageLabels};
 
 impl Observer for Metrics {
     /// A session is driven while it has something due, so what is driven is what is in flight.
@@ -16,6 +16,16 @@ impl Observer for Metrics {
 
     fn session_created(&self) {
         self.sessions_created.inc();
+    }
+
+    fn cache_request(&self, op: &'static str, outcome: CacheOutcome, duration_seconds: f64) {
+        let outcome = match outcome {
+            CacheOutcome::Hit => "hit",
+            CacheOutcome::Miss => "miss",
+            CacheOutcome::Error => "error",
+        };
+        self.cache_requests.get_or_create(&CacheLabels { op, outcome }).inc();
+        self.cache_duration.get_or_create(&[("op", op)]).observe(duration_seconds);
     }
 
     fn turn_started(&self) {

@@ -23,6 +23,9 @@ const PROVIDERS: [&str; 2] = ["anthropic", "openai"];
 /// What a request is sent again for.
 const RETRY_REASONS: [&str; 4] =
     ["unknown_error", "model_overloaded_error", "model_rate_limited_error", "model_request_failed_error"];
+/// What is asked of a cache.
+const CACHE_OPS: [&str; 1] = ["rate_limit"];
+const CACHE_OUTCOMES: [&str; 3] = ["hit", "miss", "error"];
 const TOKEN_TYPES: [&str; 4] = ["input", "output", "cache_read", "cache_write"];
 
 /// What a set of labels must be able to do.
@@ -50,6 +53,13 @@ pub(crate) struct ToolLabels {
 pub(crate) struct TokenLabels {
     pub(crate) r#type: &'static str,
     pub(crate) model: String,
+}
+
+/// Labels of `agent_cache_requests_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CacheLabels {
+    pub(crate) op: &'static str,
+    pub(crate) outcome: &'static str,
 }
 
 /// Labels of a model request. Names follow OpenTelemetry's GenAI conventions (revision of November 2026, all of
@@ -120,6 +130,12 @@ impl Metrics {
         for tool in TOOLS.into_iter().chain([OTHER]) {
             for outcome in TOOL_OUTCOMES {
                 drop(self.tool_calls.get_or_create(&ToolLabels { tool, outcome }));
+            }
+        }
+        for op in CACHE_OPS {
+            drop(self.cache_duration.get_or_create(&[("op", op)]));
+            for outcome in CACHE_OUTCOMES {
+                drop(self.cache_requests.get_or_create(&CacheLabels { op, outcome }));
             }
         }
         for provider in PROVIDERS {

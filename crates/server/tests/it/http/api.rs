@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use server::http::{
     Credentials, Draining, ENVIRONMENT_KEY_PREFIX, HttpLimits, HttpObserver, ModelCatalog, ModelInfo, NoObserver,
-    Readiness, ReadinessReport, Service, Strictness, router, secret_hash,
+    Readiness, ReadinessReport, RequestLimits, Service, Strictness, router, secret_hash,
 };
 use session::Timestamp;
 use session::command::{AnswerBlock, ModelStop};
@@ -92,6 +92,7 @@ impl Api {
             observer: Arc::new(NoObserver),
             readiness: Arc::new(Always),
             limits,
+            request_limits: None,
             package_hosts: Arc::new(["packages.example".to_owned()]),
             strictness: Strictness::default(),
             draining: draining.clone(),
@@ -120,6 +121,12 @@ impl Api {
     pub(super) fn without_blobs(self) -> Self {
         let world = World { blobs: None, ..self.world.clone() };
         Self { router: router(Service { world, ..self.service.clone() }), ..self }
+    }
+
+    /// The same server with limits of requests.
+    pub(super) fn with_request_limits(self, limits: RequestLimits) -> Self {
+        let service = Service { request_limits: Some(limits), ..self.service.clone() };
+        Self { router: router(service.clone()), service, ..self }
     }
 
     /// The same server with somebody listening.
