@@ -26,5 +26,7 @@ mod work;
 pub use blobs::{BlobsError, FolderBlobs, ObjectBlobs, open_blobs};
 pub use migration::MigrationStatus;
 pub use postgres::{PostgresOptions, PostgresStore};
-pub use redis::{Presence, Redis, RedisAddressError, RedisBell, RedisError, RedisOptions, RedisRateLimits};
+pub use redis::{
+    CachedDefinitions, Presence, Redis, RedisAddressError, RedisBell, RedisError, RedisOptions, RedisRateLimits,
+};
 pub use sqlite::{OpenError, SqliteStore};

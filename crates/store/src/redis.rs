@@ -8,6 +8,7 @@
 
 mod bell;
 mod commands;
+mod definitions;
 mod frame;
 mod outbox;
 mod publisher;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use bell::RedisBell;
+pub use definitions::CachedDefinitions;
 pub use rate_limits::RedisRateLimits;
 
 use commands::Commands;

@@ -10,11 +10,11 @@ use super::story::{DAWN, Setting, Story, model};
 use crate::port::definitions::{DefinitionError, EnvironmentKey, ListDefinitions};
 use crate::port::{After, Agent, Environment, EnvironmentConfig, Networking, TimeRange};
 
-pub(super) fn at(millis: i64) -> Timestamp {
+pub fn at(millis: i64) -> Timestamp {
     DAWN.plus_millis(millis)
 }
 
-pub(super) fn agent(id: &str, created_at: Timestamp) -> Agent {
+pub fn agent(id: &str, created_at: Timestamp) -> Agent {
     Agent {
         id: id.into(),
         version: 1,
@@ -30,7 +30,7 @@ pub(super) fn agent(id: &str, created_at: Timestamp) -> Agent {
     }
 }
 
-fn next(agent: &Agent, name: &str) -> Agent {
+pub fn next(agent: &Agent, name: &str) -> Agent {
     Agent { version: agent.version + 1, name: name.to_owned(), updated_at: at(1), ..agent.clone() }
 }
 
@@ -107,7 +107,10 @@ pub async fn an_archived_agent_stays_as_it_was(subject: &impl Subject) {
     let first = agent("agent_a", at(0));
     let unknown = store.archive_agent(&first.id, at(5), None).await;
     assert!(matches!(unknown, Err(DefinitionError::NotFound)), "{unknown:?}");
+    let archived_at = async || store.agent_archived_at(&first.id).await.expect("the store answers");
+    assert_eq!(archived_at().await, None);
     store.create_agent(&first, None).await.expect("the id is new");
+    assert_eq!(archived_at().await, Some(None));
     for again in [at(5), at(6)] {
         let archived = store.archive_agent(&first.id, again, None).await.expect("it is there");
         assert_eq!(archived, Agent { archived_at: Some(at(5)), ..first.clone() }, "the first time counts");
@@ -116,6 +119,7 @@ pub async fn an_archived_agent_stays_as_it_was(subject: &impl Subject) {
     assert!(matches!(refused, Err(DefinitionError::Conflict)), "{refused:?}");
     let old = store.agent(&first.id, Some(1)).await.expect("the store answers").expect("it is there");
     assert_eq!(old.archived_at, Some(at(5)), "the agent is archived as a whole");
+    assert_eq!(archived_at().await, Some(Some(at(5))));
 }
 
 pub async fn agents_are_listed(subject: &impl Subject) {

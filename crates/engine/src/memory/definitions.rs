@@ -40,6 +40,10 @@ impl Definitions for MemoryStore {
         })
     }
 
+    async fn agent_archived_at(&self, id: &AgentId) -> Result<Option<Option<Timestamp>>, StoreError> {
+        Ok(self.tables().agents.get(id).and_then(|versions| versions.last()).map(|latest| latest.archived_at))
+    }
+
     async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
         let now = self.now();
         let mut tables = self.tables();

@@ -127,6 +127,10 @@ pub trait Definitions: Send + Sync + 'static {
     /// One version, or the latest.
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError>;
 
+    /// When the agent was archived, if it was; `None` for one that does not exist. With a version that somebody kept
+    /// it makes the same answer as [`Self::agent`], since nothing else of a version changes.
+    async fn agent_archived_at(&self, id: &AgentId) -> Result<Option<Option<Timestamp>>, StoreError>;
+
     /// Stores `agent` as the version after `agent.version - 1`, which must be the latest of an agent not archived.
     async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError>;
 

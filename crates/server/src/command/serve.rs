@@ -24,6 +24,7 @@ use clap::Args;
 use engine::port::{Bell, Blobs, Entropy as _, Model};
 use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::id::{Ids, ReplicaId};
+use store::CachedDefinitions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -293,7 +294,10 @@ impl Running {
     fn start(config: &Config, store: &Store, parts: Parts<'_>) -> anyhow::Result<Self> {
         let Parts { redis, models, metrics, gate, draining, drain_timeout, api_key, url } = parts;
         let drained = CancellationToken::new();
-        let world = world(config, store, redis::bell(config, redis.as_ref()), Arc::clone(&models) as _)?;
+        let mut world = world(config, store, redis::bell(config, redis.as_ref()), Arc::clone(&models) as _)?;
+        if let Some(redis) = &redis {
+            world.definitions = Arc::new(CachedDefinitions::start(world.definitions, redis, Arc::clone(&metrics) as _));
+        }
         let replica_id: ReplicaId = Ids::from_seed(SystemEntropy.draw()).next();
         let is_embedded = config.worker.is_embedded();
         let replica_config = ReplicaConfig {

@@ -10,7 +10,7 @@ use sqlx::{query, query_scalar};
 
 use super::{PostgresStore, bounded, findable};
 use crate::failure::{is_unique_violation, store_error};
-use crate::row::{self, row_limit};
+use crate::row::{self, Columns as _, row_limit};
 
 #[async_trait]
 impl Definitions for PostgresStore {
@@ -35,6 +35,18 @@ impl Definitions for PostgresStore {
 
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
         bounded(agent(&self.pool, id, version)).await
+    }
+
+    async fn agent_archived_at(&self, id: &AgentId) -> Result<Option<Option<Timestamp>>, StoreError> {
+        bounded(async {
+            let found = query("SELECT archived_at FROM agents WHERE id = $1")
+                .bind(findable(id.as_str()))
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(store_error)?;
+            found.as_ref().map(|row| row.time_or_null("archived_at")).transpose()
+        })
+        .await
     }
 
     async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {

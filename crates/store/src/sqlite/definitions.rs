@@ -10,7 +10,7 @@ use sqlx::{query, query_scalar};
 
 use super::{Connection, SqliteStore, idempotency};
 use crate::failure::{is_unique_violation, store_error};
-use crate::row::{self, row_limit};
+use crate::row::{self, Columns as _, row_limit};
 
 const SELECT_LATEST: &str = "SELECT v.body, a.archived_at FROM agents a \
     JOIN agent_versions v ON v.agent_id = a.id AND v.version = COALESCE(?2, a.latest_version) WHERE a.id = ?1";
@@ -39,6 +39,15 @@ impl Definitions for SqliteStore {
 
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
         agent(&self.readers, id, version).await
+    }
+
+    async fn agent_archived_at(&self, id: &AgentId) -> Result<Option<Option<Timestamp>>, StoreError> {
+        let found = query("SELECT archived_at FROM agents WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(store_error)?;
+        found.as_ref().map(|row| row.time_or_null("archived_at")).transpose()
     }
 
     async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {

@@ -6,6 +6,7 @@ mod garbage;
 mod memory;
 mod postgres;
 mod redis;
+mod redis_cache;
 mod redis_limits;
 mod s3;
 mod sqlite;

@@ -250,6 +250,10 @@ impl Definitions for FaultyStore {
     async fn agent(&self, id: &AgentId, version: Option<u32>) -> Result<Option<Agent>, StoreError> {
         self.process.call(1, self.store.agent(id, version)).await
     }
+    async fn agent_archived_at(&self, id: &AgentId) -> Result<Option<Option<Timestamp>>, StoreError> {
+        self.process.call(1, self.store.agent_archived_at(id)).await
+    }
+
     async fn add_agent_version(&self, agent: &Agent, keep: Option<Keep<Agent>>) -> Result<(), DefinitionError> {
         self.process.call(1, self.store.add_agent_version(agent, keep)).await
     }

@@ -24,7 +24,7 @@ const PROVIDERS: [&str; 2] = ["anthropic", "openai"];
 const RETRY_REASONS: [&str; 4] =
     ["unknown_error", "model_overloaded_error", "model_rate_limited_error", "model_request_failed_error"];
 /// What is asked of a cache.
-const CACHE_OPS: [&str; 1] = ["rate_limit"];
+const CACHE_OPS: [&str; 2] = ["agent_version", "rate_limit"];
 const CACHE_OUTCOMES: [&str; 3] = ["hit", "miss", "error"];
 const TOKEN_TYPES: [&str; 4] = ["input", "output", "cache_read", "cache_write"];
 
