@@ -25,6 +25,9 @@ const BACKLOG: i32 = 1024;
 /// From the first moment of a connection, or from its last answer, to the whole head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// How long a connection that was never asked anything is kept, once the process leaves.
+const FIRST_REQUEST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// A pause after the system refused a connection for want of something, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -75,7 +78,9 @@ pub(in crate::command) async fn serve(
     while let Some(stream) = accept(&listener, &stop).await {
         connections.spawn(converse(stream, router.clone(), draining.clone(), stop.clone()));
     }
-    drop(listener);
+    for stream in pending(listener) {
+        connections.spawn(converse(stream, router.clone(), draining.clone(), stop.clone()));
+    }
     connections.close();
     connections.wait().await;
 }
@@ -97,6 +102,25 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpS
     }
 }
 
+/// The connections that the kernel had made before the listener closed; it closes with the iterator.
+///
+/// Their requests may have been sent already, and would break off: a proxy could not tell whether they were begun.
+fn pending(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        loop {
+            match listener.as_ref()?.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true).ok()?;
+                    return TcpStream::from_std(stream).ok();
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => return None,
+            }
+        }
+    })
+}
+
 /// Whether the error is the client's and the next connection is none the worse.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -111,32 +135,39 @@ async fn converse(stream: TcpStream, router: Router, draining: CancellationToken
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     let is_http2 = Arc::new(AtomicBool::new(false));
-    let noted = Arc::clone(&is_http2);
+    let asked = CancellationToken::new();
+    let (noted, first) = (Arc::clone(&is_http2), asked.clone());
     let service = router.map_request(move |request: Request<Incoming>| {
         noted.store(request.version() == Version::HTTP_2, Ordering::Relaxed);
+        first.cancel();
         request
     });
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        () = draining.cancelled() => {
-            if is_http2.load(Ordering::Relaxed) {
-                connection.as_mut().graceful_shutdown();
-            } else {
-                tokio::select! {
-                    _ = connection.as_mut() => return,
-                    () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    let told = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = draining.cancelled() => {
+                if !is_http2.load(Ordering::Relaxed) {
+                    stop.cancelled().await;
                 }
             }
         }
+        // A connection that was just made has its first request on the way, and is closed unread without this.
+        let _ = tokio::time::timeout(FIRST_REQUEST_PATIENCE, asked.cancelled()).await;
+    };
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = told => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[tokio::test]
@@ -147,6 +178,29 @@ mod tests {
         if listener.local_addr().unwrap().is_ipv6() {
             TcpStream::connect(("::1", port)).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_end_is_answered() {
+        let listener = bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            clients.push(client);
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let router = Router::new().route("/", get(async || "well"));
+        let serving = tokio::spawn(serve(listener, router, CancellationToken::new(), stop));
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("not broken off");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        serving.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
     }
 
     #[tokio::test]
