@@ -77,6 +77,7 @@ macro_rules! contract_tests {
                 concurrent_claims_share_nothing, a_released_session_is_free_again, a_wake_up_comes_at_its_time,
                 a_wake_up_frees_nothing_that_is_owned, the_claims_of_a_retired_replica_are_taken_over,
                 the_claims_of_a_silent_replica_are_taken_over, a_judge_watches_before_it_judges,
+                a_judge_that_slept_judges_nobody,
                 a_release_cannot_miss_a_post, an_old_claim_releases_nothing;
             queue: a_session_has_one_item, items_are_handed_out_in_order, an_item_is_handed_out_again,
                 an_acknowledged_item_is_held, a_heartbeat_names_the_last_one, a_holder_is_asked_to_stop,

@@ -197,6 +197,22 @@ pub async fn a_judge_watches_before_it_judges(subject: &impl Subject) {
     assert_eq!(claim(&store, &second, 1).await.len(), 1, "the owner fell silent");
 }
 
+pub async fn a_judge_that_slept_judges_nobody(subject: &impl Subject) {
+    if !subject.silence_is_death() {
+        return;
+    }
+    let store = subject.store();
+    let (first, second) = (registered(&*store, "a").await, registered(&*store, "b").await);
+    claimed_session(&*store, &first, 1).await;
+    for _ in 0..LONG_MS / 200 {
+        beat(&*store, &first).await;
+        pass(subject, &second, 200).await;
+    }
+    // The whole machine slept, and the judge's claim comes before its own beat and the owner's.
+    subject.advance(60_000).await;
+    assert!(claim(&store, &second, 1).await.is_empty(), "it saw nothing of that minute");
+}
+
 pub async fn a_release_cannot_miss_a_post(subject: &impl Subject) {
     let store = subject.store();
     let replica = registered(&*store, "a").await;

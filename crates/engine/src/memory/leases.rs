@@ -11,10 +11,10 @@ use crate::port::{Claim, Leases, StoreError};
 /// A replica whose connection is gone is dead after this many milliseconds without a heartbeat.
 const DISCONNECTED_DEAD_MS: i64 = 500;
 
-/// Any other replica is dead after this many.
+/// Any other replica is dead after this many, and no judge judges before it has watched as long.
 const SILENT_DEAD_MS: i64 = 3_000;
 
-/// A judge that paused for longer than this many milliseconds between two beats starts counting anew.
+/// A judge that paused for longer than this many milliseconds, between two beats or since the last, judges nobody.
 const PAUSE_MS: i64 = 1_000;
 
 impl Tables {
@@ -29,10 +29,16 @@ impl Tables {
         if owner == judge {
             return false;
         }
-        let watched_since = self.replicas.get(judge).map_or(now, |judge| judge.beating_since);
-        let silent_since = row.last_beat.max(watched_since);
         let dead_ms = if row.disconnected { DISCONNECTED_DEAD_MS } else { SILENT_DEAD_MS };
-        silent_since.plus_millis(dead_ms) <= now
+        self.replicas.get(judge).is_some_and(|judge| judge.may_judge(now)) && row.last_beat.plus_millis(dead_ms) <= now
+    }
+}
+
+impl ReplicaRow {
+    /// Whether it has watched the others long enough and up to now.
+    fn may_judge(&self, now: Timestamp) -> bool {
+        let is_watching = !self.disconnected && now <= self.last_beat.plus_millis(PAUSE_MS);
+        is_watching && self.beating_since.plus_millis(SILENT_DEAD_MS) <= now
     }
 }
 
@@ -48,7 +54,8 @@ impl Leases for MemoryStore {
     async fn heartbeat(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {
         let now = self.now();
         if let Some(row) = self.tables().replicas.get_mut(replica_id) {
-            if row.last_beat.plus_millis(PAUSE_MS) < now {
+            // Who lost its connection has missed what happened meanwhile, however short that was.
+            if row.disconnected || row.last_beat.plus_millis(PAUSE_MS) < now {
                 row.beating_since = now;
             }
             row.last_beat = now;

@@ -1,6 +1,6 @@
 //! What the memory store holds, and how its ports get at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, SessionId, WorkId};
@@ -66,6 +66,12 @@ pub(super) struct ItemRow {
     pub(super) token_hash: Option<String>,
 }
 
+impl ReplicaRow {
+    fn lives(&self, now: Timestamp) -> bool {
+        !self.retired && now < self.last_beat.plus_millis(1_000)
+    }
+}
+
 impl MemoryStore {
     /// An empty store whose time is `clock`'s.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
@@ -77,6 +83,17 @@ impl MemoryStore {
         if let Some(replica) = self.tables().replicas.get_mut(replica_id) {
             replica.disconnected = true;
         }
+    }
+
+    /// Sessions that are due and that no replica drives which gave a sign of life lately.
+    pub fn unattended(&self) -> BTreeSet<SessionId> {
+        let now = self.now();
+        let tables = self.tables();
+        let is_due = |row: &SessionRow| row.wake_at.is_some_and(|at| at <= now);
+        let lives = |owner: &ReplicaId| tables.replicas.get(owner).is_some_and(|row| row.lives(now));
+        let unattended =
+            tables.sessions.iter().filter(|(_, row)| is_due(row) && !row.owner.as_ref().is_some_and(lives));
+        unattended.map(|(id, _)| id.clone()).collect()
     }
 
     pub(super) fn now(&self) -> Timestamp {

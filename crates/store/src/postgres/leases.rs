@@ -131,8 +131,8 @@ impl Leases for PostgresStore {
 
     async fn claim(&self, replica_id: &ReplicaId, limit: usize) -> Result<Vec<Claimed>, StoreError> {
         let lifeline = self.lifeline(replica_id);
-        // Who has not watched judges nobody but those who said goodbye.
-        let watched_since = lifeline.lock().await.watch.map_or(i64::MAX / 2, |(since, _)| since);
+        // Who has not watched, up to now, judges nobody but those who said goodbye.
+        let (watched_since, watched_to) = lifeline.lock().await.watch.unwrap_or((i64::MAX / 2, 0));
         bounded(async {
             let rows = query(concat!(
                 "WITH clock AS MATERIALIZED (SELECT ",
@@ -140,8 +140,9 @@ impl Leases for PostgresStore {
                 " AS now), \
                 dead AS MATERIALIZED (\
                     SELECT r.id FROM replicas r, clock WHERE r.id <> $1 AND (r.retired_at IS NOT NULL \
-                    OR GREATEST(r.beat_at, $3) + $4 <= clock.now \
-                    OR CASE WHEN $3 + $4 <= clock.now AND r.beat_at + $5 <= clock.now THEN NOT EXISTS (\
+                    OR CASE WHEN $3 + $4 > clock.now OR $6 + $7 < clock.now THEN FALSE \
+                    WHEN r.beat_at + $4 <= clock.now THEN TRUE \
+                    WHEN r.beat_at + $5 <= clock.now THEN NOT EXISTS (\
                         SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
                         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
                         AND ((l.classid::bigint << 32) | l.objid::bigint) = r.lock_key) ELSE FALSE END)), \
@@ -162,6 +163,8 @@ impl Leases for PostgresStore {
             .bind(watched_since)
             .bind(SILENT_DEAD_MICROS)
             .bind(UNLOCKED_DEAD_MICROS)
+            .bind(watched_to)
+            .bind(GAP_MICROS)
             .fetch_all(&self.pool)
             .await
             .map_err(store_error)?;
