@@ -20,6 +20,10 @@ run *arguments:
 rules:
     cargo test -p session
 
+# The simulator over that many new seeds: 100 000 take about a quarter of an hour on two cores.
+simulate runs="100000":
+    SIM_RUNS={{ runs }} cargo test --profile simulation -p engine --test it simulation::simulation -- --nocapture
+
 # Format, then lint as strictly as CI does.
 lint:
     cargo fmt --all

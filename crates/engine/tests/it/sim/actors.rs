@@ -13,12 +13,13 @@ use session::command::{AnswerBlock, ModelStop, Poster};
 use session::content::ContentBlock;
 use session::event::{EnvironmentKind, ModelUsage, SessionErrorKind, StopDetails};
 use session::id::EventId;
+use session::state::Call;
 use session::{ClientEvent, Command};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Shared;
 use super::cluster::{Cluster, Node};
-use super::faults::Process;
+use super::weather::Process;
 use crate::rig::PANIC;
 
 /// A model that says and calls what the dice say.
@@ -33,21 +34,16 @@ impl Model for SimulatedModel {
         if let Err(problem) = well_formed(&request) {
             self.shared.violation(format!("{}: a malformed request: {problem}", request.session_id));
         }
+        self.shared.witness.model_asked(&request.session_id);
         let dice = &self.shared.dice;
         let rough = self.shared.weather.is_rough();
         sleep(Duration::from_millis(dice.below(400))).await;
         self.process.step(20).await;
-        if rough && dice.chance(4) {
+        if self.process.happens(self.shared.weather.model_each / 20) {
             panic!("{PANIC}");
         }
-        if rough && dice.chance(80) {
-            return Err(ModelError {
-                kind: SessionErrorKind::ModelOverloaded,
-                message: "simulated".to_owned(),
-                retryable: dice.chance(800),
-                retry_after_ms: dice.chance(300).then(|| dice.below(3_000)),
-                usage: ModelUsage::default(),
-            });
+        if self.process.happens(self.shared.weather.model_each) {
+            return Err(self.fail(previews).await);
         }
         let mut blocks = Vec::new();
         if dice.chance(100) {
@@ -80,6 +76,44 @@ impl Model for SimulatedModel {
         };
         let input_tokens = 40 * request.messages.len() as u64;
         Ok(ModelAnswer { blocks, stop, usage: ModelUsage { input_tokens, output_tokens: 20, ..ModelUsage::default() } })
+    }
+}
+
+impl SimulatedModel {
+    /// The provider fails: it is overloaded, limits the rate, hangs, cuts the answer off, or refuses for good.
+    async fn fail(&self, previews: &mut dyn PreviewSink) -> ModelError {
+        let dice = &self.shared.dice;
+        let mut error = ModelError {
+            kind: SessionErrorKind::ModelOverloaded,
+            message: "simulated".to_owned(),
+            retryable: true,
+            retry_after_ms: None,
+            usage: ModelUsage::default(),
+        };
+        match dice.below(5) {
+            0 => {}
+            1 => {
+                error.kind = SessionErrorKind::ModelRateLimited;
+                error.retry_after_ms = Some(dice.below(5_000));
+            }
+            2 => {
+                error.kind = SessionErrorKind::ModelRequestFailed;
+                sleep(Duration::from_millis(5_000 + dice.below(40_000))).await;
+            }
+            3 => {
+                error.kind = SessionErrorKind::ModelRequestFailed;
+                error.usage.output_tokens = 3;
+                previews.preview(PreviewDelta::MessageStart);
+                previews.preview(PreviewDelta::Text { index: 0, text: "cut ".to_owned() });
+                sleep(Duration::from_millis(dice.below(500))).await;
+            }
+            _ => {
+                error.kind = SessionErrorKind::ModelRequestFailed;
+                error.retryable = false;
+            }
+        }
+        self.process.step(3).await;
+        error
     }
 }
 
@@ -219,7 +253,7 @@ impl Worker<'_> {
             match next {
                 Some(call) => {
                     idle_since = Instant::now();
-                    if !self.run_call(item, token, &call.id).await {
+                    if !self.run_call(item, token, &call).await {
                         return;
                     }
                     done.insert(call.id);
@@ -235,7 +269,7 @@ impl Worker<'_> {
     }
 
     /// Start, run, report; whether the item is still held.
-    async fn run_call(&self, item: &WorkItem, token: &str, call: &EventId) -> bool {
+    async fn run_call(&self, item: &WorkItem, token: &str, call: &Call) -> bool {
         let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
         let poster = match item.environment_kind {
             EnvironmentKind::Cloud => Poster::CloudWorker,
@@ -243,8 +277,8 @@ impl Worker<'_> {
         };
         // Ours records the start; what a worker of the client's is shown, the server records.
         let begin = match poster {
-            Poster::CloudWorker => Command::StartTool { tool_use_id: call.clone(), work_id: item.id.clone() },
-            _ => Command::Expose { calls: vec![call.clone()], work_id: Some(item.id.clone()) },
+            Poster::CloudWorker => Command::StartTool { tool_use_id: call.id.clone(), work_id: item.id.clone() },
+            _ => Command::Expose { calls: vec![call.id.clone()], work_id: Some(item.id.clone()) },
         };
         match self.insist(item, begin, fence.clone()).await {
             Ok(()) => {}
@@ -252,12 +286,15 @@ impl Worker<'_> {
             Err(_) => return false,
         }
         self.process.step(20).await;
+        if !call.read_only {
+            self.shared.witness.tool_runs(&call.id);
+        }
         let mark = format!("{}-{}", self.name, self.shared.dice.next());
-        self.shared.note(|notes| notes.executions.entry(call.clone()).or_default().push(mark.clone()));
+        self.shared.note(|notes| notes.executions.entry(call.id.clone()).or_default().push(mark.clone()));
         sleep(Duration::from_millis(self.shared.dice.below(1_500))).await;
         self.process.step(20).await;
         let result = ClientEvent::ToolResult {
-            tool_use_id: call.clone(),
+            tool_use_id: call.id.clone(),
             content: vec![ContentBlock::text(mark)],
             is_error: self.shared.dice.chance(100),
         };

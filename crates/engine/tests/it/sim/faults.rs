@@ -1,146 +1,31 @@
-//! What goes wrong at a port call: delays, errors whose effect took place or not, partitions, crashes.
+//! The store and the clock as one process reaches them, with everything that may befall a call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use engine::memory::{LocalBell, MemoryStore};
+use engine::memory::MemoryStore;
 use engine::port::definitions::{DefinitionError, ListDefinitions};
 use engine::port::leases::Claimed;
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
 use engine::port::*;
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, ReplicaId, SessionId, WorkId};
 use session::{State, Timestamp};
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-use tokio::time::{Duration, Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
-use crate::rig::Dice;
-
-/// How rough a simulation is; chances are per mille, for each call.
-pub(crate) struct Weather {
-    rough: AtomicBool,
-    crash: u64,
-    unavailable: u64,
-    delay: u64,
-    partition: u64,
-    bell: u64,
-}
-
-impl Weather {
-    /// Some simulations have one kind of fault only, some have all, some none.
-    pub(crate) fn drawn(dice: &Dice) -> Self {
-        let kind = |most: u64| if dice.chance(600) { dice.below(most) } else { 0 };
-        Self {
-            rough: AtomicBool::new(true),
-            crash: kind(12),
-            unavailable: kind(60),
-            delay: kind(400),
-            partition: kind(3),
-            bell: kind(300),
-        }
-    }
-
-    pub(crate) fn clear(&self) {
-        self.rough.store(false, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_rough(&self) -> bool {
-        self.rough.load(Ordering::Relaxed)
-    }
-}
-
-/// One process: alive until it is not.
-pub(crate) struct Process {
-    pub(crate) dice: Arc<Dice>,
-    pub(crate) weather: Arc<Weather>,
-    died: CancellationToken,
-    cut_off_until: Mutex<Option<Instant>>,
-}
-
-impl Process {
-    pub(crate) fn new(dice: Arc<Dice>, weather: Arc<Weather>) -> Arc<Self> {
-        Arc::new(Self { dice, weather, died: CancellationToken::new(), cut_off_until: Mutex::default() })
-    }
-
-    pub(crate) fn die(&self) {
-        self.died.cancel();
-    }
-
-    pub(crate) fn is_dead(&self) -> bool {
-        self.died.is_cancelled()
-    }
-
-    pub(crate) async fn death(&self) {
-        self.died.cancelled().await;
-    }
-
-    fn happens(&self, chance: u64) -> bool {
-        self.weather.is_rough() && chance > 0 && self.dice.chance(chance)
-    }
-
-    /// A place at which the process may die.
-    pub(crate) async fn step(&self, weight: u64) {
-        if self.happens(self.weather.crash * weight / 10) {
-            self.die();
-        }
-        if self.is_dead() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    async fn dawdle(&self) {
-        if self.happens(self.weather.delay) {
-            let most_ms = if self.dice.chance(30) { 4_000 } else { 30 };
-            sleep(Duration::from_millis(self.dice.below(most_ms))).await;
-        }
-    }
-
-    /// Whether the store cannot be reached from here now.
-    fn is_cut_off(&self) -> bool {
-        let mut until = self.cut_off_until.lock().unwrap();
-        if self.happens(self.weather.partition) {
-            *until = Some(Instant::now() + Duration::from_millis(200 + self.dice.below(7_000)));
-        }
-        self.weather.is_rough() && until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// One call to the store, with everything that may befall it. `weight` is how likely a crash is around it.
-    async fn call<T, E: From<StoreError>>(
-        &self,
-        weight: u64,
-        effect: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        let unavailable = || E::from(StoreError::Unavailable("simulated".to_owned()));
-        self.step(weight).await;
-        self.dawdle().await;
-        if self.is_cut_off() || self.happens(self.weather.unavailable / 2) {
-            sleep(Duration::from_millis(self.dice.below(50))).await;
-            return Err(unavailable());
-        }
-        self.step(0).await;
-        let result = effect.await;
-        self.step(weight).await;
-        self.dawdle().await;
-        self.step(0).await;
-        if self.happens(self.weather.unavailable / 2) {
-            return Err(unavailable());
-        }
-        result
-    }
-}
+use super::weather::Process;
+use super::witness::Witness;
 
 /// The store as one process reaches it.
 pub(crate) struct FaultyStore {
     pub(crate) process: Arc<Process>,
     pub(crate) store: Arc<MemoryStore>,
+    pub(crate) witness: Arc<Witness>,
 }
 
 #[async_trait]
 impl EventLog for FaultyStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        self.process.call(10, self.store.append(append)).await
+        self.process.call(10, self.witness.append(&self.store, append)).await
     }
     async fn load(&self, id: &SessionId) -> Result<Option<Loaded>, StoreError> {
         self.process.call(1, self.store.load(id)).await
@@ -171,7 +56,7 @@ impl Leases for FaultyStore {
         self.process.call(0, Leases::heartbeat(&*self.store, id)).await
     }
     async fn claim(&self, id: &ReplicaId, limit: usize) -> Result<Vec<Claimed>, StoreError> {
-        self.process.call(2, self.store.claim(id, limit)).await
+        self.process.call(2, self.witness.claim(&self.store, id, limit)).await
     }
     async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
         self.process.call(10, self.store.release(claim)).await
@@ -183,7 +68,7 @@ impl Leases for FaultyStore {
         self.process.call(0, self.store.next_wake()).await
     }
     async fn retire(&self, id: &ReplicaId) -> Result<(), StoreError> {
-        self.process.call(10, self.store.retire(id)).await
+        self.process.call(10, self.witness.retire(&self.store, id)).await
     }
 }
 
@@ -317,43 +202,16 @@ impl Definitions for FaultyStore {
     }
 }
 
-/// The bell as one process rings it: frames are lost, doubled, late, or stripped of their records.
-pub(crate) struct FaultyBell {
-    pub(crate) process: Arc<Process>,
-    pub(crate) bell: Arc<LocalBell>,
-}
-
-impl Bell for FaultyBell {
-    fn ring(&self, mut frame: Frame) {
-        let process = &self.process;
-        if process.is_dead() || process.happens(process.weather.bell / 4) {
-            return;
-        }
-        if let Frame::Appended { records, .. } = &mut frame
-            && process.happens(process.weather.bell)
-        {
-            *records = None;
-        }
-        if process.happens(process.weather.bell / 4) {
-            self.bell.ring(frame.clone());
-        }
-        if process.happens(process.weather.bell / 4) {
-            let (bell, late) = (Arc::clone(&self.bell), Duration::from_millis(process.dice.below(2_000)));
-            tokio::spawn(async move {
-                sleep(late).await;
-                bell.ring(frame);
-            });
-            return;
-        }
-        self.bell.ring(frame);
+#[async_trait]
+impl Idempotency for FaultyStore {
+    async fn kept(&self, credential_hash: &str, key: &str) -> Result<Option<Kept>, StoreError> {
+        self.process.call(1, self.store.kept(credential_hash, key)).await
     }
-
-    fn listen(&self, topic: Topic) -> Box<dyn Listener> {
-        self.bell.listen(topic)
+    async fn keep(&self, kept: &Kept) -> Result<(), KeepError> {
+        self.process.call(1, self.store.keep(kept)).await
     }
-
-    fn reaches_others(&self) -> bool {
-        self.bell.reaches_others()
+    async fn purge_kept(&self, limit: usize) -> Result<usize, StoreError> {
+        self.process.call(1, self.store.purge_kept(limit)).await
     }
 }
 

@@ -1,25 +1,33 @@
 //! The simulator: many sessions on several replicas in one thread, in virtual time, all from one seed.
 //!
-//! - [`faults`]: what goes wrong at a port call, and the ports that it goes wrong at;
-//! - [`cluster`]: replicas that start, crash, drain and come back;
-//! - [`actors`]: the model, the workers, the clients and those who follow;
+//! - [`weather`]: which faults there are, and what befalls one process;
+//! - [`faults`], [`bell`]: the ports that things go wrong at;
+//! - [`cluster`]: replicas that start, crash, drain, are replaced and come back;
+//! - [`actors`], [`people`]: the model and the workers; the clients and those who follow;
+//! - [`witness`]: what must hold while it runs;
 //! - [`oracle`]: what must hold of the histories whatever happened.
 
 pub(crate) mod actors;
+pub(crate) mod bell;
 pub(crate) mod cluster;
 pub(crate) mod faults;
 pub(crate) mod oracle;
 pub(crate) mod people;
+pub(crate) mod weather;
+pub(crate) mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use engine::memory::{LocalBell, MemoryStore};
+use engine::memory::MemoryStore;
+use engine::port::StoredRecord;
 use session::id::{EventId, SessionId};
 use tokio::time::{Duration, sleep};
 
+use self::bell::Lines;
 use self::cluster::Cluster;
-use self::faults::Weather;
+use self::weather::Weather;
+use self::witness::Witness;
 use crate::rig::{Dice, VirtualClock};
 
 /// Everything that the actors of one simulation share.
@@ -27,8 +35,9 @@ pub(crate) struct Shared {
     pub(crate) dice: Arc<Dice>,
     pub(crate) clock: Arc<VirtualClock>,
     pub(crate) store: Arc<MemoryStore>,
-    pub(crate) bell: Arc<LocalBell>,
+    pub(crate) lines: Arc<Lines>,
     pub(crate) weather: Arc<Weather>,
+    pub(crate) witness: Arc<Witness>,
     pub(crate) notes: Mutex<Notes>,
 }
 
@@ -37,8 +46,8 @@ pub(crate) struct Shared {
 pub(crate) struct Notes {
     /// Every session that somebody was told of.
     pub(crate) sessions: Vec<SessionId>,
-    /// Events whose post was acknowledged; a repeated answer is the first one again.
-    pub(crate) acknowledged: Vec<(SessionId, EventId)>,
+    /// What posts were answered with; a repeated answer is the first one again.
+    pub(crate) acknowledged: Vec<(SessionId, StoredRecord)>,
     /// How often each call was really run, by the mark of the run.
     pub(crate) executions: BTreeMap<EventId, Vec<String>>,
     /// Positions delivered by each feed that followed from the start, in order.
@@ -47,6 +56,7 @@ pub(crate) struct Notes {
     pub(crate) violations: Vec<String>,
     pub(crate) crashes: u32,
     pub(crate) drains: u32,
+    pub(crate) outages: u32,
     pub(crate) worker_deaths: u32,
     pub(crate) lost_answers: u32,
 }
@@ -68,10 +78,23 @@ pub(crate) struct Report {
     pub(crate) records: usize,
     pub(crate) crashes: u32,
     pub(crate) drains: u32,
+    pub(crate) outages: u32,
     pub(crate) worker_deaths: u32,
     pub(crate) lost_answers: u32,
     /// A digest of every history: equal seeds have equal ones.
     pub(crate) digest: u64,
+}
+
+impl Report {
+    /// Counts another simulation's faults to these.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.crashes += other.crashes;
+        self.drains += other.drains;
+        self.outages += other.outages;
+        self.worker_deaths += other.worker_deaths;
+        self.lost_answers += other.lost_answers;
+    }
 }
 
 /// Virtual time after which the weather clears, so that everything can settle.
@@ -90,17 +113,21 @@ pub(crate) fn simulate(seed: u64) -> Report {
 async fn run(seed: u64) -> Report {
     let dice = Arc::new(Dice::new(seed));
     let clock = Arc::new(VirtualClock::new());
+    let weather = Arc::new(Weather::drawn(&dice));
     let shared = Arc::new(Shared {
         store: Arc::new(MemoryStore::new(clock.clone())),
         clock,
-        bell: Arc::new(LocalBell::new()),
-        weather: Arc::new(Weather::drawn(&dice)),
+        lines: Arc::default(),
+        witness: Arc::new(Witness::new(Arc::clone(&weather))),
+        weather,
         dice,
         notes: Mutex::default(),
     });
     let replicas = 1 + shared.dice.below(3) as usize;
     let cluster = Cluster::start(&shared, replicas);
     let mut actors = tokio::task::JoinSet::new();
+    actors.spawn(witness::take_store_away(Arc::clone(&shared)));
+    actors.spawn(witness::watch_over(Arc::clone(&shared)));
     for worker in 0..1 + shared.dice.below(3) {
         actors.spawn(actors::work(Arc::clone(&shared), Arc::clone(&cluster), worker));
     }

@@ -31,6 +31,7 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
     let mut report = Report {
         crashes: notes.crashes,
         drains: notes.drains,
+        outages: notes.outages,
         worker_deaths: notes.worker_deaths,
         lost_answers: notes.lost_answers,
         ..Report::default()
@@ -48,7 +49,8 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
             (stored.record.position, stored.record.at.as_micros(), stored.record.event.kind()).hash(&mut digest);
         }
         let settled = notes.sessions.contains(&id);
-        let mut history = History { id: &id, records: &records, settled, violations: Vec::new() };
+        let orderly = shared.weather.is_orderly();
+        let mut history = History { id: &id, records: &records, settled, orderly, violations: Vec::new() };
         history.check(&loaded.state, &notes);
         if loaded.claim.is_some() && settled {
             history.violation("it is settled and still owned".to_owned());
@@ -57,6 +59,10 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
             history.violations.push(history.told());
         }
         notes.violations.append(&mut history.violations);
+    }
+    notes.violations.append(&mut shared.witness.take_violations());
+    if shared.weather.is_orderly() && notes.lost_answers > 0 {
+        notes.violations.push(format!("{} answers were lost where servers only drained", notes.lost_answers));
     }
     report.digest = digest.finish();
     report.violations = notes.violations;
@@ -68,6 +74,8 @@ struct History<'h> {
     records: &'h [StoredRecord],
     /// Somebody was told of the session and has seen it settle.
     settled: bool,
+    /// Servers were drained and nothing else happened to them.
+    orderly: bool,
     violations: Vec<String>,
 }
 
@@ -88,10 +96,14 @@ impl History<'_> {
         self.check_spans();
         self.check_statuses();
         self.check_calls(notes);
+        let taken_over = self.records.iter().any(|stored| matches!(stored.record.event, Event::TakenOver { .. }));
+        self.require(!taken_over || !self.orderly, || "it was taken over, not handed over".to_owned());
         let delivered = notes.delivered.get(self.id);
         if let Some(delivered) = delivered {
-            let missing = self.records.len() != delivered.len();
-            self.require(!missing, || format!("a feed delivered {} records", delivered.len()));
+            // A lease may end when everybody has gone.
+            let missed = self.records.get(delivered.len()..).unwrap_or_default();
+            let missed = missed.iter().find(|stored| !matches!(stored.record.event, Event::LeaseEnded { .. }));
+            self.require(missed.is_none(), || format!("a feed delivered {} records", delivered.len()));
         }
         if self.settled {
             let rests = state.turn.is_none() && state.queue.is_empty() && state.interrupt.is_none();
@@ -132,9 +144,10 @@ impl History<'_> {
                 self.require(ids.insert(id), || format!("the id {id} occurs twice"));
             }
         }
-        for (session_id, id) in &notes.acknowledged {
+        for (session_id, stored) in &notes.acknowledged {
             if session_id == self.id {
-                self.require(ids.contains(id), || format!("the acknowledged {id} is not there"));
+                let kept = self.records.get(stored.record.position as usize - 1).map(|stored| &stored.record);
+                self.require(kept == Some(&stored.record), || format!("{stored:?} was acknowledged: {kept:?}"));
             }
         }
         if self.settled {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engine::port::work_queue::Pool;
 use engine::port::{Entropy, EventLog, Fence, PreviewDelta};
 use engine::{CommandError, Feed, FeedItem, From, Outcome};
 use session::agent::AgentSnapshot;
@@ -84,8 +85,9 @@ impl Client {
     async fn act(&self, id: &SessionId, act: u64) {
         let dice = &self.shared.dice;
         let text = format!("message {act} of {id}: {}", dice.next());
-        match dice.below(10) {
-            0..=4 => self.post(id, vec![message(&text)]).await,
+        match dice.below(12) {
+            0..=3 => self.post(id, vec![message(&text)]).await,
+            4 => self.post_twice(id, message(&text)).await,
             5 => self.post(id, vec![message(&text), message("and another")]).await,
             6 => self.post(id, vec![ClientEvent::Interrupt { session_thread_id: None }]).await,
             7 => self.post(id, vec![ClientEvent::Interrupt { session_thread_id: None }, message(&text)]).await,
@@ -95,8 +97,24 @@ impl Client {
                 let update = Command::Update { title: Some(Some(text)), metadata: BTreeMap::new(), agent };
                 let _ = self.send(id, update).await;
             }
+            9 => self.stop_a_worker().await,
             _ => self.answer(id).await,
         }
+    }
+
+    /// The same message twice at once, over any two servers: without a key each is a message of its own.
+    async fn post_twice(&self, id: &SessionId, message: ClientEvent) {
+        tokio::join!(self.post(id, vec![message.clone()]), self.post(id, vec![message]));
+    }
+
+    /// Stops somebody's work item, as an operator would.
+    async fn stop_a_worker(&self) {
+        let dice = &self.shared.dice;
+        let pool = if dice.chance(500) { Pool::Cloud } else { Pool::Environment("env_01".into()) };
+        let Some(node) = self.cluster.any(&self.shared) else { return };
+        let Ok(Ok(items)) = node.request(node.world.work.list_items(&pool, None, 20)).await else { return };
+        let Some(item) = items.iter().find(|item| item.last_sign_at().is_some()) else { return };
+        let _ = node.request(node.sessions.stop_item(&pool, &item.id, dice.chance(500), Fence::Client)).await;
     }
 
     async fn post(&self, id: &SessionId, events: Vec<ClientEvent>) {
@@ -110,11 +128,8 @@ impl Client {
         if outcome.posted.len() != expected {
             self.shared.violation(format!("{id}: {expected} events posted, {} answered", outcome.posted.len()));
         }
-        for stored in &outcome.posted {
-            if let Some(event_id) = stored.record.event.id() {
-                self.shared.note(|notes| notes.acknowledged.push((id.clone(), event_id.clone())));
-            }
-        }
+        let posted = outcome.posted.iter().map(|stored| (id.clone(), stored.clone()));
+        self.shared.note(|notes| notes.acknowledged.extend(posted));
     }
 
     /// Answers one call that waits for the application, the same way until some server has taken the answer.
@@ -137,7 +152,12 @@ impl Client {
                 is_error: dice.chance(100),
             }
         };
-        self.insist(id, &Command::Post { events: vec![event], poster: Poster::Application }).await;
+        let answer = Command::Post { events: vec![event], poster: Poster::Application };
+        if dice.chance(200) {
+            tokio::join!(self.insist(id, &answer), self.insist(id, &answer));
+        } else {
+            self.insist(id, &answer).await;
+        }
     }
 
     /// Sends a command until some server has taken or refused it.
@@ -153,7 +173,6 @@ impl Client {
                     return self.shared.violation(format!("{id}: no request names a key: {used}"));
                 }
                 Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
-                    self.shared.note(|notes| notes.lost_answers += 1);
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -163,6 +182,9 @@ impl Client {
     async fn send(&self, id: &SessionId, command: Command) -> Option<Result<Outcome, CommandError>> {
         let node: Arc<Node> = self.cluster.any(&self.shared)?;
         let sent = node.request(node.sessions.command(id, command, Fence::Client)).await;
+        if matches!(sent, Err(_) | Ok(Err(CommandError::Busy(_) | CommandError::Store(_)))) {
+            self.shared.note(|notes| notes.lost_answers += 1);
+        }
         sent.ok()
     }
 
@@ -202,7 +224,7 @@ async fn follow(shared: Arc<Shared>, cluster: Arc<Cluster>, id: SessionId, numbe
             continue;
         };
         let patience = Duration::from_millis(1_000 + follower.shared.dice.below(20_000));
-        let followed = tokio::time::timeout(patience, node.request(follower.stay(&node))).await;
+        let followed = tokio::time::timeout(patience, node.stream(follower.stay(&node))).await;
         if matches!(followed, Ok(Ok(true))) {
             break;
         }

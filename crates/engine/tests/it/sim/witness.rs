@@ -1,0 +1,179 @@
+//! Stands at the store and sees what really takes place there, whoever is told of it.
+//!
+//! What cannot be read from a history afterwards is judged here at once: appends under a claim that is not in force,
+//! effects whose intent is not on record, living owners that were robbed, sessions that nobody attends to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use engine::memory::MemoryStore;
+use engine::port::leases::Claimed;
+use engine::port::{Append, AppendError, Appended, EventLog, Fence, Leases, StoreError};
+use session::Event;
+use session::id::{EventId, ReplicaId, SessionId};
+use tokio::time::{Duration, Instant, sleep};
+
+use super::Shared;
+use super::weather::{Process, Weather};
+
+/// In fair weather nothing that is due waits longer for a living owner, however few the servers and their slots.
+const ATTENDED_WITHIN: Duration = Duration::from_secs(60);
+
+/// What was seen.
+pub(crate) struct Witness {
+    weather: Arc<Weather>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Every server that ever started and has not said goodbye.
+    servers: BTreeMap<ReplicaId, Arc<Process>>,
+    /// The last owner of each session.
+    owners: BTreeMap<SessionId, ReplicaId>,
+    /// Model requests that were recorded and that were made.
+    intents: BTreeMap<SessionId, (u64, u64)>,
+    /// Calls whose start was recorded, and those that have a result.
+    told_of: BTreeSet<EventId>,
+    violations: Vec<String>,
+}
+
+impl Witness {
+    pub(crate) fn new(weather: Arc<Weather>) -> Self {
+        Self { weather, seen: Mutex::default() }
+    }
+
+    fn see<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.seen.lock().unwrap())
+    }
+
+    pub(crate) fn take_violations(&self) -> Vec<String> {
+        self.see(|seen| std::mem::take(&mut seen.violations))
+    }
+
+    pub(crate) fn server_started(&self, replica_id: &ReplicaId, process: &Arc<Process>) {
+        self.see(|seen| seen.servers.insert(replica_id.clone(), Arc::clone(process)));
+    }
+
+    /// Every server that lives.
+    pub(crate) fn servers(&self) -> Vec<ReplicaId> {
+        self.see(|seen| {
+            seen.servers.iter().filter(|(_, process)| !process.is_dead()).map(|(id, _)| id.clone()).collect()
+        })
+    }
+
+    pub(crate) async fn append(&self, store: &MemoryStore, append: Append) -> Result<Appended, AppendError> {
+        let session_id = append.state.session_id.clone();
+        let (mut requests, mut told_of) = (0, Vec::new());
+        for record in &append.records {
+            match &record.event {
+                Event::ModelRequestStart { .. } => requests += 1,
+                Event::ToolStarted { tool_use_id: call, .. }
+                | Event::AgentToolResult { tool_use_id: call, .. }
+                | Event::UserToolResult { tool_use_id: call, .. } => told_of.push(call.clone()),
+                _ => {}
+            }
+        }
+        let named = match &append.fence {
+            Fence::Owner(claim) => Some(claim.clone()),
+            Fence::Client | Fence::ItemToken { .. } => None,
+        };
+        let in_force = match &named {
+            Some(_) => store.load(&session_id).await?.and_then(|loaded| loaded.claim),
+            None => None,
+        };
+        let appended = store.append(append).await?;
+        self.see(|seen| {
+            if named != in_force {
+                seen.violations.push(format!("{session_id}: {named:?} appended while {in_force:?} was in force"));
+            }
+            if let Some(claim) = &appended.claim {
+                seen.owners.insert(session_id.clone(), claim.replica_id.clone());
+            }
+            seen.intents.entry(session_id).or_default().0 += requests;
+            seen.told_of.extend(told_of);
+        });
+        Ok(appended)
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        store: &MemoryStore,
+        replica_id: &ReplicaId,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let claimed = store.claim(replica_id, limit).await?;
+        self.see(|seen| {
+            for Claimed { claim, taken_over } in &claimed {
+                let owner = seen.owners.insert(claim.session_id.clone(), replica_id.clone());
+                let living = owner.filter(|owner| seen.servers.get(owner).is_some_and(|process| !process.is_dead()));
+                if let Some(owner) = living.filter(|_| *taken_over && self.weather.processes_are_prompt()) {
+                    seen.violations.push(format!("{}: taken from {owner}, which lives", claim.session_id));
+                }
+            }
+        });
+        Ok(claimed)
+    }
+
+    pub(crate) async fn retire(&self, store: &MemoryStore, replica_id: &ReplicaId) -> Result<(), StoreError> {
+        store.retire(replica_id).await?;
+        self.see(|seen| seen.servers.remove(replica_id));
+        Ok(())
+    }
+
+    /// The model is asked: that must have been recorded before, once for each time.
+    pub(crate) fn model_asked(&self, session_id: &SessionId) {
+        self.see(|seen| {
+            let (recorded, made) = seen.intents.entry(session_id.clone()).or_default();
+            *made += 1;
+            if *made > *recorded {
+                let text = format!("{session_id}: {made} requests were made, {recorded} recorded");
+                seen.violations.push(text);
+            }
+        });
+    }
+
+    /// A call that changes something begins to run: the history says that it may, or that it was interrupted.
+    pub(crate) fn tool_runs(&self, call: &EventId) {
+        self.see(|seen| {
+            if !seen.told_of.contains(call) {
+                seen.violations.push(format!("{call} runs and the history says nothing of it"));
+            }
+        });
+    }
+}
+
+/// Sees in fair weather that whatever is due finds an owner.
+pub(crate) async fn watch_over(shared: Arc<Shared>) {
+    let mut unattended: BTreeMap<SessionId, Instant> = BTreeMap::new();
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        if shared.weather.is_rough() {
+            continue;
+        }
+        let now = shared.store.unattended();
+        unattended.retain(|id, _| now.contains(id));
+        for id in now {
+            let since = *unattended.entry(id.clone()).or_insert_with(Instant::now);
+            if since.elapsed() > ATTENDED_WITHIN {
+                shared.violation(format!("{id} has been due and without a living owner since {:?}", since.elapsed()));
+                return;
+            }
+        }
+    }
+}
+
+/// Takes the store away from everybody now and then.
+pub(crate) async fn take_store_away(shared: Arc<Shared>) {
+    for _ in 0..shared.weather.outages {
+        sleep(Duration::from_millis(1_000 + shared.dice.below(15_000))).await;
+        shared.weather.set_store_away(true);
+        shared.note(|notes| notes.outages += 1);
+        for replica_id in shared.witness.servers() {
+            shared.store.disconnect(&replica_id);
+        }
+        let most_ms = if shared.dice.chance(500) { 1_500 } else { 9_000 };
+        sleep(Duration::from_millis(200 + shared.dice.below(most_ms))).await;
+        shared.weather.set_store_away(false);
+    }
+}
