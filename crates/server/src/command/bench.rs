@@ -3,13 +3,15 @@
 //! The server under test is this executable, started as a child process on an empty folder (or a database that the
 //! caller names), with the scripted model and no worker. The floor is another child: an axum server that answers the
 //! same requests with the same frames and does nothing else but one INSERT a turn ([`floor`]). Both are driven over
-//! loopback by the same clients ([`load`]), in the same run, on the same machine; CPU time and memory are the
+//! loopback by the same clients ([`load`], [`service`]), in the same run, on the same machine; CPU time and memory are the
 //! kernel's figures for the child. Time and counts are bounded, and both children end with the run.
 //! With `--tools` it measures sandboxes instead ([`tools`]).
 
+mod connection;
 mod figures;
 mod floor;
 mod load;
+mod service;
 mod subject;
 mod tools;
 
@@ -20,8 +22,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 
+use self::connection::Follower;
 use self::figures::{Figure, Report};
 use self::load::{Client, Totals};
+use self::service::{Demand, Service};
 use self::subject::{Kind, Subject};
 use super::small_runtime;
 
@@ -43,6 +47,18 @@ pub(super) struct BenchArguments {
     /// Streams whose memory is measured.
     #[arg(long, default_value_t = 1000)]
     streams: usize,
+    /// Sessions that are open, each with a live stream, while memory is taken a second time.
+    #[arg(long, default_value_t = 10_000)]
+    open_sessions: usize,
+    /// Event writes a second, and reads of history a second beside them.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
+    /// Sessions that take a turn a second while first tokens are awaited.
+    #[arg(long, default_value_t = 100)]
+    live_sessions: usize,
+    /// Events of the history that a client catches up with.
+    #[arg(long, default_value_t = 10_000)]
+    history: usize,
     /// How long each measurement runs, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -50,7 +66,8 @@ pub(super) struct BenchArguments {
     #[arg(long, default_value_t = 100_000)]
     event: usize,
     /// Measure what the confinement of tools costs, instead of the server.
-    #[arg(long, conflicts_with_all = ["postgres", "sessions", "token_streams", "streams", "seconds", "event"])]
+    #[arg(long, conflicts_with_all = ["postgres", "sessions", "token_streams", "streams", "open_sessions", "rate",
+        "live_sessions", "history", "seconds", "event"])]
     tools: bool,
     /// Sandboxes that live at the same time, with `--tools`.
     #[arg(long, default_value_t = 200, requires = "tools")]
@@ -139,6 +156,42 @@ async fn measure(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Re
             |m| m.streams_mib,
             figures::at_most(100.0),
         ),
+        pair(
+            format!("memory with {} open sessions, a live stream each", arguments.open_sessions),
+            "MiB",
+            |m| m.open_sessions_mib,
+            figures::at_most(512.0),
+        ),
+        pair(
+            format!("{} event writes/s beside as many reads, p99", arguments.rate),
+            "ms",
+            |m| m.service.write_p99_ms,
+            figures::at_most(100.0),
+        ),
+        pair(
+            format!("{} history reads/s beside as many writes, p99", arguments.rate),
+            "ms",
+            |m| m.service.read_p99_ms,
+            figures::at_most(100.0),
+        ),
+        pair(
+            format!("first token at {} live sessions, p50", arguments.live_sessions),
+            "ms",
+            |m| m.service.first_token_p50_ms,
+            figures::at_most(5.0),
+        ),
+        pair(
+            format!("first token at {} live sessions, p99", arguments.live_sessions),
+            "ms",
+            |m| m.service.first_token_p99_ms,
+            figures::at_most(20.0),
+        ),
+        pair(
+            format!("catch-up of {} events, p99", arguments.history),
+            "ms",
+            |m| m.service.catch_up_p99_ms,
+            figures::at_most(200.0),
+        ),
         pair("start to healthy".into(), "ms", |m| m.start_ms, figures::at_most(60.0)),
         pair("memory when idle".into(), "MiB", |m| m.idle_mib, figures::at_most(20.0)),
     ];
@@ -160,6 +213,8 @@ struct Measured {
     turns_per_second: f64,
     token_cpu_us: f64,
     streams_mib: f64,
+    open_sessions_mib: f64,
+    service: Service,
     start_ms: f64,
     idle_mib: f64,
 }
@@ -209,14 +264,50 @@ async fn measure_one(arguments: &BenchArguments, folder: &Path, kind: Kind) -> a
     let streams_mib = subject.resident_mib()?;
     drop(clients);
     subject.end().await?;
-    Ok(Measured { turn_cpu_ms, turns_per_second, token_cpu_us, streams_mib, start_ms, idle_mib })
+
+    note(kind, "open sessions");
+    let subject = start("").await?;
+    let open_sessions_mib = open_sessions(&subject, arguments.open_sessions).await?;
+    subject.end().await?;
+
+    note(kind, "waits");
+    // The context is kept small, so that what is waited for is the server and not the model.
+    let subject = start("agent: {token_limit: 1000}\n").await?;
+    let demand = Demand {
+        rate: usize::try_from(arguments.rate)?,
+        live_sessions: arguments.live_sessions,
+        history: arguments.history,
+        duration: seconds,
+    };
+    let service = service::measure(&subject, &demand).await?;
+    subject.end().await?;
+    Ok(Measured {
+        turn_cpu_ms,
+        turns_per_second,
+        token_cpu_us,
+        streams_mib,
+        open_sessions_mib,
+        service,
+        start_ms,
+        idle_mib,
+    })
+}
+
+/// The memory of a server with so many sessions, each of them followed by somebody.
+async fn open_sessions(subject: &Subject, count: usize) -> anyhow::Result<f64> {
+    let mut followers = Vec::with_capacity(count);
+    for session in subject.open_sessions(count).await? {
+        followers.push(Follower::open(subject.address, &session).await?);
+    }
+    tokio::time::sleep(IDLE).await;
+    subject.resident_mib()
 }
 
 /// So many clients, each with a session and a stream of its own.
 async fn open(subject: &Subject, count: usize) -> anyhow::Result<Vec<Client>> {
     let mut clients = Vec::with_capacity(count);
     for session in subject.open_sessions(count).await? {
-        clients.push(Client::open(subject.address, &session, subject::KEY).await?);
+        clients.push(Client::open(subject.address, session).await?);
     }
     Ok(clients)
 }
@@ -240,10 +331,10 @@ async fn append_cost(arguments: &BenchArguments, folder: &Path) -> anyhow::Resul
     take_turns(&mut clients, 20).await?;
     let early_cpu_ms = turn_cost(&subject, &mut clients).await?;
     let began = Instant::now();
-    let mut late_event = clients[0].events;
+    let mut late_event = clients[0].events();
     while late_event < arguments.event && began.elapsed() < WAY_MAX {
         take_turns(&mut clients, 100).await?;
-        late_event = clients[0].events;
+        late_event = clients[0].events();
     }
     let late_cpu_ms = turn_cost(&subject, &mut clients).await?;
     subject.end().await?;

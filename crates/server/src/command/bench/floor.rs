@@ -1,6 +1,7 @@
 //! The floor: an axum server that answers a turn with the frames of a turn, and does one INSERT for it.
 //!
-//! It knows nothing of sessions, and keeps nothing but one channel a stream. What the server under test costs above
+//! A page of history is the same few bytes each time. It knows nothing of sessions, and keeps nothing but one channel
+//! a stream. What the server under test costs above
 //! it is what its durability and its rules cost.
 
 use std::collections::HashMap;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -77,7 +78,7 @@ async fn serve(folder: &Path) -> anyhow::Result<ExitCode> {
     let router = Router::new()
         .route("/health", get(async || Json(json!({"status": "ok"}))))
         .route("/v1/sessions/{session_id}/events/stream", get(follow))
-        .route("/v1/sessions/{session_id}/events", post(take_turn))
+        .route("/v1/sessions/{session_id}/events", post(take_turn).get(list))
         .with_state(floor);
     let listener = listener::bind([127, 0, 0, 1].into(), 0)?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -134,6 +135,17 @@ async fn take_turn(State(floor): State<Floor>, UrlPath(session): UrlPath<String>
         tokio::spawn(answer(stream, tokens, pace.map(Duration::from_millis)));
     }
     Json(json!({"data": body["events"]})).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Page {
+    limit: usize,
+}
+
+async fn list(Query(page): Query<Page>) -> Json<Value> {
+    let names = BEFORE.iter().chain(&AFTER).cycle();
+    let data: Vec<Value> = names.take(page.limit).map(|name| event(name)).collect();
+    Json(json!({"data": data, "next_page": "next"}))
 }
 
 /// Sends the frames of a turn.

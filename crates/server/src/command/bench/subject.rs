@@ -77,6 +77,10 @@ impl Subject {
         self.child.id().and_then(usage).context("the process that is measured is gone")
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// CPU time since its start.
     pub(super) fn cpu_seconds(&self) -> anyhow::Result<f64> {
         Ok(self.usage()?.cpu_seconds)

@@ -100,12 +100,14 @@ fn an_unknown_subcommand_is_no_start() {
 
 #[test]
 fn bench_measures_every_figure_beside_its_floor() {
-    let sizes = ["--sessions", "2", "--token-streams", "2", "--streams", "3", "--seconds", "1", "--event", "200"];
+    let sizes = "--sessions 2 --token-streams 2 --streams 3 --seconds 1 --event 200 --open-sessions 4 --rate 200 \
+                 --live-sessions 2 --history 50";
+    let sizes: Vec<&str> = sizes.split_whitespace().collect();
     let output = run(&[&["bench", "--json"][..], &sizes].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let report: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
     let figures = report["figures"].as_array().unwrap();
-    assert_eq!(figures.len(), 7, "{report}");
+    assert_eq!(figures.len(), 13, "{report}");
     // The kernel counts CPU time in hundredths of a second: so little work may well be none. A figure that could not
     // be measured is null.
     let (append, beside_floor) = figures.split_last().unwrap();
@@ -113,7 +115,15 @@ fn bench_measures_every_figure_beside_its_floor() {
     for figure in beside_floor {
         assert!(figure["reached"].is_number() && figure["floor"].is_number(), "{figure}");
     }
-    for name in ["start to healthy", "memory when idle", "memory with 3 live streams", "turns at 2 sessions"] {
+    for name in [
+        "start to healthy",
+        "memory when idle",
+        "memory with 3 live streams",
+        "turns at 2 sessions",
+        "200 event writes/s beside as many reads, p99",
+        "first token at 2 live sessions, p50",
+        "catch-up of 50 events, p99",
+    ] {
         let figure = figures.iter().find(|figure| figure["figure"] == name).unwrap();
         assert!(figure["reached"].as_f64().unwrap() > 0.0, "{figure}");
     }
