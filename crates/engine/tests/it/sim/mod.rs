@@ -3,7 +3,7 @@
 //! - [`weather`]: which faults there are, and what befalls one process;
 //! - [`faults`], [`bell`]: the ports that things go wrong at;
 //! - [`cluster`]: replicas that start, crash, drain, are replaced and come back;
-//! - [`actors`], [`people`]: the model and the workers; the clients and those who follow;
+//! - [`actors`], [`people`], [`keyed`]: the model and the workers; the clients and those who follow;
 //! - [`witness`]: what must hold while it runs;
 //! - [`oracle`]: what must hold of the histories whatever happened.
 
@@ -11,6 +11,7 @@ pub(crate) mod actors;
 pub(crate) mod bell;
 pub(crate) mod cluster;
 pub(crate) mod faults;
+pub(crate) mod keyed;
 pub(crate) mod oracle;
 pub(crate) mod people;
 pub(crate) mod weather;
@@ -26,6 +27,7 @@ use tokio::time::{Duration, sleep};
 
 use self::bell::Lines;
 use self::cluster::Cluster;
+use self::keyed::Keyed;
 use self::weather::Weather;
 use self::witness::Witness;
 use crate::rig::{Dice, VirtualClock};
@@ -48,6 +50,8 @@ pub(crate) struct Notes {
     pub(crate) sessions: Vec<SessionId>,
     /// What posts were answered with; a repeated answer is the first one again.
     pub(crate) acknowledged: Vec<(SessionId, StoredRecord)>,
+    /// Messages that were sent under a key.
+    pub(crate) keyed: Vec<Keyed>,
     /// How often each call was really run, by the mark of the run.
     pub(crate) executions: BTreeMap<EventId, Vec<String>>,
     /// Positions delivered by each feed that followed from the start, in order.

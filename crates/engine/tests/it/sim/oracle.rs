@@ -150,6 +150,17 @@ impl History<'_> {
                 self.require(kept == Some(&stored.record), || format!("{stored:?} was acknowledged: {kept:?}"));
             }
         }
+        for keyed in notes.keyed.iter().filter(|keyed| keyed.session_id == *self.id) {
+            let is_it =
+                |content: &[ContentBlock]| content.first().and_then(ContentBlock::as_text) == Some(&*keyed.text);
+            let named = |stored: &StoredRecord| match &stored.record.event {
+                Event::UserMessage { id, content, .. } if is_it(content) => Some(id.clone()),
+                _ => None,
+            };
+            let there: Vec<EventId> = self.records.iter().filter_map(named).collect();
+            let once = there.len() == 1 && keyed.answers.iter().all(|id| *id == there[0]);
+            self.require(once, || format!("{:?} was answered under a key and is there as {there:?}", keyed.answers));
+        }
         if self.settled {
             self.require(received == processed, || "received and processed differ".to_owned());
         }

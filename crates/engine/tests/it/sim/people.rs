@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::cluster::{Cluster, Node};
+use super::{Shared, keyed};
 use crate::rig::{agent, message};
 
 /// Creates a session, uses it for a while, and sees it settle.
@@ -85,7 +85,7 @@ impl Client {
     async fn act(&self, id: &SessionId, act: u64) {
         let dice = &self.shared.dice;
         let text = format!("message {act} of {id}: {}", dice.next());
-        match dice.below(12) {
+        match dice.below(13) {
             0..=3 => self.post(id, vec![message(&text)]).await,
             4 => self.post_twice(id, message(&text)).await,
             5 => self.post(id, vec![message(&text), message("and another")]).await,
@@ -98,6 +98,7 @@ impl Client {
                 let _ = self.send(id, update).await;
             }
             9 => self.stop_a_worker().await,
+            10 => keyed::post(&self.shared, &self.cluster, id, text).await,
             _ => self.answer(id).await,
         }
     }
