@@ -230,7 +230,9 @@ impl Sessions {
                 return Ok(Stopped::NotFound);
             };
             let Some(seen) = item.last_sign_at().filter(|_| force) else {
-                return Ok(self.world.work.stop(pool, work_id, force).await?);
+                let stopped = self.world.work.stop(pool, work_id, force).await?;
+                self.queue_what_is_left(&item.session_id).await?;
+                return Ok(stopped);
             };
             busy = Some(item.session_id.clone());
             let Some(loaded) = self.world.log.load(&item.session_id).await? else {
@@ -250,6 +252,22 @@ impl Sessions {
             return Ok(stopped.map_or(Stopped::NotFound, Stopped::Yes));
         }
         Err(busy.map_or(CommandError::TokenEnded, CommandError::Busy))
+    }
+
+    /// Queues an item for calls that nobody has begun, where their session has none any more.
+    async fn queue_what_is_left(&self, session_id: &SessionId) -> Result<(), CommandError> {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(loaded) = self.world.log.load(session_id).await? else { return Ok(()) };
+            if loaded.state.runnable_calls().next().is_none() {
+                return Ok(());
+            }
+            let nothing = Decision { records: Vec::new(), state: loaded.state.clone(), posted: Vec::new() };
+            let work = WorkChange::Ensure { work_id: self.world.ids().next() };
+            if self.commit(Some(&loaded), Prepared::of(nothing), Fence::Client, work, None).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(CommandError::Busy(session_id.clone()))
     }
 
     /// `None` when the session moved between the reading and the append.

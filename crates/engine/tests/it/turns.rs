@@ -212,6 +212,26 @@ async fn an_item_stopped_by_force_leaves_no_call_exposed() {
     assert_eq!(rig.store.item(&Pool::Cloud, &item.id).await.unwrap().unwrap().state, WorkState::Stopped);
 }
 
+/// Found by the simulator: an item that was stopped before anybody held it took the calls of its session with it,
+/// which nobody drives while a client's worker is waited for.
+#[tokio::test(start_paused = true)]
+async fn an_item_stopped_in_the_queue_leaves_its_calls_to_another() {
+    let rig = Rig::new();
+    let replica = rig.replica(4);
+    let id = rig.session(&replica.sessions, EnvironmentKind::SelfHosted).await;
+    let mut feed = rig.follow(&id).await;
+    rig.model.then(calls(&["write"]));
+    post(&replica.sessions, &id, vec![message("Write")]).await;
+    until(&mut feed, is_idle).await;
+    let state = replica.sessions.state(&id).await.unwrap().unwrap();
+    let pool = Pool::Environment(state.environment_id.clone());
+    let items = rig.store.list_items(&pool, None, 1).await.unwrap();
+    replica.sessions.stop_item(&pool, &items[0].id, false, Fence::Client).await.unwrap();
+    assert_eq!(rig.store.item(&pool, &items[0].id).await.unwrap().unwrap().state, WorkState::Stopped);
+    let next = rig.store.poll(&pool, "w1", 5_000, "token").await.unwrap().expect("the call still waits for a worker");
+    assert!(next.id != items[0].id && next.session_id == id);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clients_worker_that_goes_silent_loses_what_it_was_shown_and_nothing_else() {
     let rig = Rig::new();
