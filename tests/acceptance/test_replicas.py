@@ -3,6 +3,7 @@
 import anthropic
 import pytest
 
+import processes
 import shapes
 from conftest import new_environment
 from deployment import Deployment
@@ -63,6 +64,22 @@ def test_an_interrupt_reaches_the_owner_through_any_replica(clients: list[anthro
             client.beta.sessions.events.send(session.id, events=[{"type": "user.interrupt"}])
             listener.wait_idle(reason="end_turn")
         assert not of_type(history(client, session.id), "agent.message")
+
+
+def test_an_interrupt_through_any_replica_ends_every_descendant(clients: list[anthropic.Anthropic], unique: str) -> None:
+    environment_id = new_environment(clients[0], unique)
+    for number, client in enumerate(clients):
+        session = new_session(clients[0], environment_id)
+        sleeps = [f"sleep 83{number}{kind}71" for kind in range(3)]
+        with Listener(clients[0], session.id) as listener:
+            command = f"{sleeps[0]} & setsid {sleeps[1]} & {sleeps[2]}"
+            clients[0].beta.sessions.events.send(session.id, events=[message(f"!bash {command}")])
+            for sleep in sleeps:
+                processes.wait_for(sleep, running=True)
+            client.beta.sessions.events.send(session.id, events=[{"type": "user.interrupt"}])
+            listener.wait_idle(reason="end_turn")
+        for sleep in sleeps:
+            processes.wait_for(sleep, running=False)
 
 
 def test_a_confirmation_is_taken_by_any_replica(clients: list[anthropic.Anthropic], unique: str) -> None:

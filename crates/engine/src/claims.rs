@@ -6,20 +6,34 @@
 //! again by [`Leases::held`](crate::port::Leases::held), which [`LocalClaims`] asks for by raising a flag.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use session::State;
 use session::id::ReplicaId;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::observer::HandOver;
 use crate::port::{Claim, StoredRecord};
 
-/// The right to hold one more session.
-pub(crate) type Slot = OwnedSemaphorePermit;
+/// The right to hold one more session; given back when it is dropped.
+pub(crate) struct Slot {
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Whoever is told finds the slot free.
+        drop(self.permit.take());
+        self.freed.notify_one();
+    }
+}
 
 /// A claim that somebody has to drive from now on.
 pub(crate) struct Won {
     pub(crate) claim: Claim,
-    pub(crate) taken_over: bool,
+    /// How the last owner left the session, if it left in mid-turn.
+    pub(crate) from: Option<HandOver>,
     /// `None` for a claim that was found again: the scheduler may know it already.
     pub(crate) slot: Option<Slot>,
     pub(crate) start: Option<Start>,
@@ -39,13 +53,24 @@ pub struct LocalClaims {
     slots: Arc<Semaphore>,
     won: mpsc::UnboundedSender<Won>,
     doubt: Arc<Notify>,
+    freed: Arc<Notify>,
+    /// The last claiming pass found more sessions than slots, or no slot to look with.
+    crowded: Arc<AtomicBool>,
 }
 
 impl LocalClaims {
     /// Claims for a replica that nobody knows yet: no slot is given before [`LocalClaims::open`].
     pub(crate) fn new(replica_id: ReplicaId) -> (Self, mpsc::UnboundedReceiver<Won>) {
         let (won, receiver) = mpsc::unbounded_channel();
-        (Self { replica_id, slots: Arc::new(Semaphore::new(0)), won, doubt: Arc::default() }, receiver)
+        let claims = Self {
+            replica_id,
+            slots: Arc::new(Semaphore::new(0)),
+            won,
+            doubt: Arc::default(),
+            freed: Arc::default(),
+            crowded: Arc::default(),
+        };
+        (claims, receiver)
     }
 
     pub(crate) fn replica_id(&self) -> &ReplicaId {
@@ -59,7 +84,26 @@ impl LocalClaims {
 
     /// A slot, while there is room and the replica is not draining.
     pub(crate) fn slot(&self) -> Option<Slot> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
+        let permit = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        Some(Slot { permit: Some(permit), freed: Arc::clone(&self.freed) })
+    }
+
+    /// The same for a session that has just become due: `None` also while others may have waited for longer.
+    pub(crate) fn slot_for_newcomer(&self) -> Option<Slot> {
+        if self.crowded.load(Ordering::Relaxed) { None } else { self.slot() }
+    }
+
+    /// Whether sessions wait that there is no room for, as far as the last claiming pass saw.
+    pub(crate) fn set_crowded(&self, crowded: bool) {
+        self.crowded.store(crowded, Ordering::Relaxed);
+    }
+
+    /// Waits until there is room for a session that waits.
+    pub(crate) async fn room(&self) {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        self.freed.notified().await;
     }
 
     /// Hands a claim to the scheduler.

@@ -21,12 +21,13 @@ pub mod queue;
 pub mod reading;
 pub mod registry;
 pub mod story;
+pub mod tracks;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
+use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, Tracks, WorkQueue};
 
 /// Everything that one store implements.
 pub trait Store: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency {}
@@ -47,6 +48,11 @@ pub trait Subject: Send + Sync {
     /// Makes every snapshot one of a format that this build does not know.
     /// Returns false if the store keeps no snapshots.
     async fn spoil_snapshots(&self) -> bool;
+
+    /// The weight that the store's claims obey, unless it is a store of one process.
+    fn tracks(&self) -> Option<Arc<dyn Tracks>> {
+        None
+    }
 
     /// Whether a replica that stops beating is judged dead. A store of one process knows better.
     fn silence_is_death(&self) -> bool;
@@ -78,7 +84,10 @@ macro_rules! contract_tests {
                 a_wake_up_frees_nothing_that_is_owned, the_claims_of_a_retired_replica_are_taken_over,
                 the_claims_of_a_silent_replica_are_taken_over, a_judge_watches_before_it_judges,
                 a_judge_that_slept_judges_nobody,
-                a_release_cannot_miss_a_post, an_old_claim_releases_nothing;
+                a_release_cannot_miss_a_post, an_old_claim_releases_nothing,
+                a_session_that_was_handed_over_is_told_once, a_lost_turn_is_found;
+            tracks: a_replica_claims_sessions_of_its_track, a_weight_moves_no_turn_that_runs,
+                a_wish_for_the_claim_obeys_the_weight, an_abandoned_track_is_anybodys, an_old_weight_is_refused;
             queue: a_session_has_one_item, items_are_handed_out_in_order, an_item_is_handed_out_again,
                 an_acknowledged_item_is_held, a_heartbeat_names_the_last_one, a_holder_is_asked_to_stop,
                 a_forced_stop_ends_the_token, a_lease_runs_out, a_lease_that_ends_is_queued_again,

@@ -10,11 +10,13 @@
 mod append;
 mod previews;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use session::agent::AgentSnapshot;
 use session::command::ModelOutcome;
 use session::event::{Event, ModelUsage, RequestPurpose};
+use session::id::EventId;
 use session::state::OpenRequest;
 use session::{Command, State, Timestamp, Work, apply, due};
 use tokio::time::{Duration, Instant, sleep};
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::previews::Previews;
 use crate::claims::Start;
-use crate::observer::{HandOver, Observer, RequestEnd, ToolOutcome};
+use crate::observer::{CallEnd, HandOver, Observer, RequestEnd, ToolOutcome};
 use crate::port::model::ModelAnswer;
 use crate::port::{Claim, Frame, Listener, ModelError, StoreError, StoredRecord, Topic};
 use crate::replica::pulse::Pulse;
@@ -68,7 +70,7 @@ pub(crate) enum Stop {
 }
 
 /// Drives the session of `claim` until it stops.
-pub(crate) async fn drive(shared: Shared, claim: Claim, taken_over: bool, start: Option<Start>) -> Stop {
+pub(crate) async fn drive(shared: Shared, claim: Claim, from: Option<HandOver>, start: Option<Start>) -> Stop {
     let world = &shared.world;
     let listener = world.bell.listen(Topic::Session(claim.session_id.clone()));
     let watched = world.watch.follow(&claim.session_id);
@@ -86,9 +88,10 @@ pub(crate) async fn drive(shared: Shared, claim: Claim, taken_over: bool, start:
         watched,
         item_ensured: false,
         text_awaited_since: None,
+        calls_since: BTreeMap::new(),
     };
     tail.iter().for_each(|stored| driver.take_in(stored));
-    let stop = match driver.run(taken_over).await {
+    let stop = match driver.run(from).await {
         Ok(never) => match never {},
         Err(stop) => stop,
     };
@@ -115,6 +118,8 @@ struct Driver {
     item_ensured: bool,
     /// When the turn began whose first text nobody has seen yet.
     text_awaited_since: Option<Timestamp>,
+    /// Since when the calls of the last answer run, as far as this driver saw it.
+    calls_since: BTreeMap<EventId, Timestamp>,
 }
 
 /// What a driver starts from.
@@ -144,9 +149,12 @@ async fn begin(shared: &Shared, claim: &Claim, start: Option<Start>) -> Result<B
 }
 
 impl Driver {
-    async fn run(&mut self, taken_over: bool) -> Result<Never, Stop> {
-        if taken_over && self.state.turn.is_some() {
-            self.shared.observer.resumed(HandOver::Crash);
+    async fn run(&mut self, from: Option<HandOver>) -> Result<Never, Stop> {
+        let resumed = from.filter(|_| self.state.turn.is_some());
+        if let Some(reason) = resumed {
+            self.shared.observer.resumed(reason);
+        }
+        if resumed == Some(HandOver::Crash) {
             self.append(Command::TakeOver { epoch: self.claim.epoch }).await?;
         }
         loop {
@@ -238,12 +246,14 @@ impl Driver {
         };
         drop(answering);
         self.text_awaited_since = previews.text_awaited_since;
+        let first_chunk_seconds = previews.first_at.map(|at| at.duration_since(began).as_secs_f64());
         let error = answered.as_ref().err().map(|error| error.kind);
         let ended = Ended::from(answered);
         self.shared.observer.model_request_ended(&RequestEnd {
             model: &agent.model.id,
             usage: ended.usage,
             duration_seconds: began.elapsed().as_secs_f64(),
+            first_chunk_seconds,
             error,
         });
         Ok(Asked::Ended(ended))
@@ -264,6 +274,7 @@ impl Driver {
             message,
             thinking,
             text_awaited_since: self.text_awaited_since,
+            first_at: None,
         }
     }
 
@@ -341,15 +352,24 @@ impl Driver {
         if transcript.position() + 1 == stored.record.position {
             transcript.push(stored);
         }
-        let (Event::AgentToolResult { tool_use_id: call, is_error, .. }
-        | Event::UserToolResult { tool_use_id: call, is_error, .. }
-        | Event::UserCustomToolResult { custom_tool_use_id: call, is_error, .. }) = &stored.record.event
-        else {
-            return;
+        let at = stored.record.at;
+        let (call, is_error) = match &stored.record.event {
+            Event::AgentToolUse { id: call, .. }
+            | Event::AgentCustomToolUse { id: call, .. }
+            | Event::ToolStarted { tool_use_id: call, .. } => {
+                self.calls_since.insert(call.clone(), at);
+                return;
+            }
+            Event::AgentToolResult { tool_use_id: call, is_error, .. }
+            | Event::UserToolResult { tool_use_id: call, is_error, .. }
+            | Event::UserCustomToolResult { custom_tool_use_id: call, is_error, .. } => (call, *is_error),
+            _ => return,
         };
+        let since = self.calls_since.remove(call);
         if let Some(tool) = transcript.tool_of(call) {
-            let outcome = if *is_error { ToolOutcome::Failed } else { ToolOutcome::Succeeded };
-            self.shared.observer.tool_call(tool, outcome);
+            let outcome = if is_error { ToolOutcome::Failed } else { ToolOutcome::Succeeded };
+            let duration_seconds = since.map_or(0.0, |since| at.seconds_since(since));
+            self.shared.observer.tool_call_ended(&CallEnd { tool, outcome, duration_seconds });
         }
     }
 

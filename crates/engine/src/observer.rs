@@ -31,7 +31,18 @@ pub struct RequestEnd<'a> {
     pub model: &'a str,
     pub usage: ModelUsage,
     pub duration_seconds: f64,
+    /// To the first sign of the answer, where there was one before the whole.
+    pub first_chunk_seconds: Option<f64>,
     pub error: Option<SessionErrorKind>,
+}
+
+/// A tool call that ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CallEnd<'a> {
+    pub tool: &'a str,
+    pub outcome: ToolOutcome,
+    /// Since it was started, or since the model asked for it where nobody says when it was started.
+    pub duration_seconds: f64,
 }
 
 /// How a tool call ended.
@@ -76,12 +87,17 @@ pub trait Observer: Send + Sync + 'static {
         let _ = end;
     }
 
-    fn tool_call(&self, tool: &str, outcome: ToolOutcome) {
-        let _ = (tool, outcome);
+    fn tool_call_ended(&self, end: &CallEnd<'_>) {
+        let _ = end;
     }
 
     /// A claiming pass stopped at the limit of sessions held.
     fn admission_cut_short(&self) {}
+
+    /// Turns were found that nobody drove and nothing would have woken.
+    fn turns_lost(&self, turns: usize) {
+        let _ = turns;
+    }
 
     /// A session in mid-turn was let go.
     fn handed_over(&self, reason: HandOver) {

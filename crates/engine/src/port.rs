@@ -14,6 +14,7 @@ pub mod leases;
 pub mod log;
 pub mod model;
 pub mod rate_limits;
+pub mod tracks;
 pub mod work_queue;
 
 pub use bell::{Bell, Frame, Listener, Preview, PreviewDelta, Topic};
@@ -26,6 +27,7 @@ pub use leases::{Claim, Leases};
 pub use log::{Append, AppendError, Appended, EventLog, Fence, ListEvents, ListSessions, Loaded, StoredRecord, Wake};
 pub use model::{Model, ModelError, ModelRequest};
 pub use rate_limits::{Rate, RateLimits, Taken};
+pub use tracks::{CanaryWeight, RolloutWeight, Track, Tracks};
 pub use work_queue::{AfterLease, WorkChange, WorkItem, WorkQueue, WorkState};
 
 /// A store did not do what it was asked; whether a write took place is unknown.

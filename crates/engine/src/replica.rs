@@ -27,8 +27,8 @@ pub use self::pulse::Heartbeats;
 use self::pulse::Pulse;
 use crate::claims::{LocalClaims, Won};
 use crate::driver::{Shared, Stop, drive};
-use crate::observer::Observer;
-use crate::port::{Claim, Frame};
+use crate::observer::{HandOver, Observer};
+use crate::port::{Claim, Frame, Track};
 use crate::sessions::Sessions;
 use crate::world::World;
 
@@ -51,6 +51,8 @@ const FAILED_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub struct ReplicaConfig {
     /// Drawn at each start of a process.
     pub replica_id: ReplicaId,
+    /// The release that this process runs.
+    pub track: Track,
     /// Sessions held at once.
     pub max_agents: usize,
     /// How long a drain may take before the model requests that are still open are cut.
@@ -99,7 +101,7 @@ impl Replica {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = beat::register(&world, &config.replica_id, &pulse) => {}
+            () = beat::register(&world, &config, &pulse) => {}
         }
         claims.open(config.max_agents);
         alive.spawn(beat::beat(world.clone(), config.replica_id.clone(), pulse.clone()));
@@ -108,6 +110,7 @@ impl Replica {
         let sessions = Sessions::new(world.clone(), Some(claims.clone())).with_observer(Arc::clone(&observer));
         working.spawn(judge::judge(world.clone(), sessions, pulse.clone(), config.embedded));
         working.spawn(purge::purge(world.clone()));
+        working.spawn(judge::find_lost_turns(world.clone(), Arc::clone(&observer)));
         working.spawn(claimer::claim_due(world.clone(), claims.clone(), Arc::clone(&observer)));
 
         let shared = Shared {
@@ -232,7 +235,7 @@ impl Scheduler {
 
 /// Gives up a claim that was found again and for which there is no room.
 async fn let_go(shared: Shared, claim: Claim) -> (Claim, Stop) {
-    if let Err(error) = shared.world.leases.release(&claim).await {
+    if let Err(error) = shared.world.leases.release(&claim, false).await {
         tracing::debug!(session_id = %claim.session_id, %error, "a claim could not be released");
     }
     shared.world.bell.ring(Frame::Claimable);
@@ -243,10 +246,10 @@ async fn let_go(shared: Shared, claim: Claim) -> (Claim, Stop) {
 ///
 /// A fault counts as the death of an owner, so that the rules give the turn up when it comes back too often.
 async fn supervise(shared: Shared, won: Won) -> (Claim, Stop) {
-    let Won { claim, mut taken_over, slot, mut start } = won;
+    let Won { claim, mut from, slot, mut start } = won;
     let mut pause = FAILED_PAUSE_MIN;
     let stop = loop {
-        let driving = drive(shared.clone(), claim.clone(), taken_over, start.take());
+        let driving = drive(shared.clone(), claim.clone(), from, start.take());
         let fault = match AssertUnwindSafe(driving).catch_unwind().await {
             Ok(Stop::Broken(fault)) => fault,
             Ok(stop) => break stop,
@@ -260,7 +263,7 @@ async fn supervise(shared: Shared, won: Won) -> (Claim, Stop) {
             () = sleep(pause) => {}
         }
         pause = (pause * 2).min(FAILED_PAUSE_MAX);
-        taken_over = true;
+        from = Some(HandOver::Crash);
     };
     drop(slot);
     (claim, stop)

@@ -18,7 +18,7 @@ use session::{ClientEvent, Command, Decision, Record, Refusal, State, decide};
 use tokio::time::Duration;
 
 use crate::claims::{LocalClaims, Start, Won};
-use crate::observer::{Observer, Silent, observe_turns};
+use crate::observer::{HandOver, Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{
     AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, Loaded, StoreError,
@@ -318,7 +318,7 @@ impl Sessions {
             return Ok(Some(outcome));
         }
         let owned = loaded.is_some_and(|loaded| loaded.claim.is_some());
-        let slot = if due_now && !owned { self.claims.as_ref().and_then(LocalClaims::slot) } else { None };
+        let slot = if due_now && !owned { self.claims.as_ref().and_then(LocalClaims::slot_for_newcomer) } else { None };
         let doubt = self.claims.as_ref().filter(|_| slot.is_some()).map(LocalClaims::doubt);
         let wake = match (&self.claims, due_now) {
             (_, false) => Wake::Keep,
@@ -357,7 +357,8 @@ impl Sessions {
             (Some(claim), Some(slot), Some(claims)) => {
                 let tail = if complete { Arc::clone(stored) } else { Arc::new([]) };
                 let start = Some(Start { state: state.clone(), tail });
-                claims.hand_in(Won { claim, taken_over: false, slot: Some(slot), start });
+                let from = loaded.filter(|loaded| loaded.handed_over).map(|_| HandOver::Drain);
+                claims.hand_in(Won { claim, from, slot: Some(slot), start });
             }
             _ if due_now && !owned => bell.ring(Frame::Claimable),
             _ => {}

@@ -24,7 +24,7 @@ pub mod testing;
 mod work;
 
 pub use blobs::{BlobsError, FolderBlobs, ObjectBlobs, open_blobs};
-pub use migration::MigrationStatus;
+pub use migration::{MigrationStatus, schema_version};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use redis::{
     CachedDefinitions, Presence, Redis, RedisAddressError, RedisBell, RedisError, RedisOptions, RedisRateLimits,

@@ -16,12 +16,19 @@ pub(crate) const SQLITE: Files = &[
     (1, "setup", include_str!("../migrations/sqlite/0001_setup.sql")),
     (2, "files", include_str!("../migrations/sqlite/0002_files.sql")),
     (4, "idempotency", include_str!("../migrations/sqlite/0004_idempotency.sql")),
+    (5, "tracks", include_str!("../migrations/sqlite/0005_tracks.sql")),
 ];
 pub(crate) const POSTGRES: Files = &[
     (1, "setup", include_str!("../migrations/postgres/0001_setup.sql")),
     (2, "files", include_str!("../migrations/postgres/0002_files.sql")),
     (4, "idempotency", include_str!("../migrations/postgres/0004_idempotency.sql")),
+    (5, "tracks", include_str!("../migrations/postgres/0005_tracks.sql")),
 ];
+
+/// The number of the last migration that this build knows.
+pub fn schema_version() -> i64 {
+    POSTGRES.iter().map(|(version, _, _)| *version).max().unwrap_or(0)
+}
 
 /// One migration and whether the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

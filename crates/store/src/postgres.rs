@@ -11,6 +11,7 @@ mod files;
 mod idempotency;
 mod leases;
 mod log;
+mod tracks;
 mod work_queue;
 
 use std::borrow::Cow;
@@ -126,6 +127,12 @@ impl PostgresStore {
     /// Connections open, and how many of them are idle.
     pub fn connections(&self) -> (u32, u32) {
         (self.pool.size(), u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX))
+    }
+
+    /// How long it takes now to get a connection; `None` if there is none to be had.
+    pub async fn time_to_acquire(&self) -> Option<Duration> {
+        let began = tokio::time::Instant::now();
+        self.pool.acquire().await.ok().map(|_| began.elapsed())
     }
 
     /// Closes every connection. Later calls are [`StoreError::Unavailable`].

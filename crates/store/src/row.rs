@@ -3,6 +3,7 @@
 //! Columns are text and 64-bit integers only, so one reader ([`Columns`]) serves both. Which columns a statement
 //! returns is the statement's business; the names are those of the migrations.
 
+use engine::port::tracks::split_hash;
 use engine::port::{
     Agent, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept, KeyedRequest,
     Loaded, StoreError, Wake, WorkItem, WorkState,
@@ -100,6 +101,8 @@ pub(crate) struct SessionColumns {
     pub(crate) deleted_at: Option<i64>,
     pub(crate) snapshot_format: i64,
     pub(crate) snapshot: String,
+    /// Where the session falls when sessions are split between two releases.
+    pub(crate) split_hash: i64,
 }
 
 impl SessionColumns {
@@ -120,6 +123,7 @@ impl SessionColumns {
             deleted_at: state.deleted.then(|| state.last_at.as_micros()),
             snapshot_format: i64::from(SNAPSHOT_FORMAT),
             snapshot: to_json(state)?,
+            split_hash: i64::from(split_hash(&state.session_id)),
         })
     }
 
@@ -162,7 +166,7 @@ pub(crate) fn loaded(row: &impl Columns, state: State) -> Result<Loaded, StoreEr
         }
         None => None,
     };
-    Ok(Loaded { state, claim })
+    Ok(Loaded { state, claim, handed_over: row.integer("handed_over")? != 0 })
 }
 
 /// The claim in the row of an owned session.

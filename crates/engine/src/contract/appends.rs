@@ -98,13 +98,13 @@ pub async fn a_lost_claim_is_fenced(subject: &impl Subject) {
     }
     assert_eq!(load(&store, &story).await.claim, Some(claim.clone()));
 
-    store.release(&claim).await.expect("the store answers");
+    store.release(&claim, false).await.expect("the store answers");
     let again = store.claim(&first, 1).await.expect("the store answers");
     assert_eq!(again[0].claim.epoch, claim.epoch + 1);
     let refused = store.append(story.aside().by(&claim)).await;
     assert!(matches!(refused, Err(AppendError::Fenced)), "it is the same replica's, and another claim: {refused:?}");
 
-    store.release(&again[0].claim).await.expect("the store answers");
+    store.release(&again[0].claim, false).await.expect("the store answers");
     let again = store.claim(&second, 1).await.expect("the store answers");
     assert_eq!(again[0].claim.epoch, claim.epoch + 2);
     let refused = store.append(stale.clone().answer("x").remove(0).by(&claim)).await;

@@ -29,7 +29,7 @@ pub async fn only_due_sessions_are_claimed(subject: &impl Subject) {
 
     let story = due_session(&*store, 2).await;
     let claimed = claim(&store, &replica, 10).await;
-    let [Claimed { claim: won, taken_over: false }] = claimed.as_slice() else { panic!("{claimed:?}") };
+    let [Claimed { claim: won, taken_over: false, .. }] = claimed.as_slice() else { panic!("{claimed:?}") };
     assert_eq!((&won.session_id, &won.replica_id), (story.id(), &replica));
     assert!(won.epoch > 0);
     let loaded = store.load(story.id()).await.expect("the store answers").expect("it is there");
@@ -90,10 +90,10 @@ pub async fn a_released_session_is_free_again(subject: &impl Subject) {
     let store = subject.store();
     let (first, second) = (registered(&*store, "a").await, registered(&*store, "b").await);
     let (story, held) = claimed_session(&*store, &first, 1).await;
-    store.release(&held).await.expect("the store answers");
+    store.release(&held, false).await.expect("the store answers");
     assert!(store.held(&first).await.expect("the store answers").is_empty());
     let claimed = claim(&store, &second, 1).await;
-    let [Claimed { claim: won, taken_over: false }] = claimed.as_slice() else { panic!("{claimed:?}") };
+    let [Claimed { claim: won, taken_over: false, .. }] = claimed.as_slice() else { panic!("{claimed:?}") };
     assert_eq!((won.session_id.clone(), won.epoch), (story.id().clone(), held.epoch + 1));
 }
 
@@ -149,7 +149,7 @@ pub async fn the_claims_of_a_retired_replica_are_taken_over(subject: &impl Subje
     store.retire(&first).await.expect("the store answers");
     pass(subject, &second, LONG_MS).await;
     let claimed = claim(&store, &second, 1).await;
-    let [Claimed { claim: won, taken_over: true }] = claimed.as_slice() else { panic!("{claimed:?}") };
+    let [Claimed { claim: won, taken_over: true, .. }] = claimed.as_slice() else { panic!("{claimed:?}") };
     assert_eq!(won.epoch, lost.epoch + 1);
     let refused = store.append(story.answer("late").remove(0).by(&lost)).await;
     assert!(matches!(refused, Err(AppendError::Fenced)));
@@ -171,7 +171,7 @@ pub async fn the_claims_of_a_silent_replica_are_taken_over(subject: &impl Subjec
     assert!(claim(&store, &second, 1).await.is_empty(), "a pause is no death");
     pass(subject, &second, 2_000).await;
     let claimed = claim(&store, &second, 1).await;
-    let [Claimed { claim: won, taken_over: true }] = claimed.as_slice() else { panic!("{claimed:?}") };
+    let [Claimed { claim: won, taken_over: true, .. }] = claimed.as_slice() else { panic!("{claimed:?}") };
     assert_eq!(won.epoch, lost.epoch + 1);
     beat(&*store, &first).await;
     assert!(claim(&store, &first, 1).await.is_empty(), "who comes back finds another owner");
@@ -240,9 +240,53 @@ pub async fn an_old_claim_releases_nothing(subject: &impl Subject) {
     let store = subject.store();
     let replica = registered(&*store, "a").await;
     let (story, old) = claimed_session(&*store, &replica, 1).await;
-    store.release(&old).await.expect("the store answers");
+    store.release(&old, false).await.expect("the store answers");
     let new = claim(&store, &replica, 1).await.remove(0).claim;
-    store.release(&old).await.expect("a lost claim is no error");
+    store.release(&old, false).await.expect("a lost claim is no error");
     let loaded = store.load(story.id()).await.expect("the store answers").expect("it is there");
     assert_eq!(loaded.claim, Some(new));
+}
+
+pub async fn a_session_that_was_handed_over_is_told_once(subject: &impl Subject) {
+    let store = subject.store();
+    let replica = registered(&*store, "a").await;
+    let (mut story, first) = claimed_session(&*store, &replica, 1).await;
+    let told = async || store.load(&session_id(1)).await.expect("the store answers").expect("it is there").handed_over;
+    assert!(!told().await);
+    store.release(&first, true).await.expect("the store answers");
+    assert!(told().await);
+    let second = claim(&store, &replica, 1).await.remove(0);
+    assert!(second.handed_over && !second.taken_over);
+    store.release(&second.claim, false).await.expect("the store answers");
+    let third = claim(&store, &replica, 1).await.remove(0);
+    assert!(!third.handed_over, "it was somebody's in between");
+
+    store.release(&third.claim, true).await.expect("the store answers");
+    let wish = Wake::Now { claim_for: Some(replica.clone()) };
+    let appended = store.append(story.message("more").with(wish)).await.expect("nobody else appends");
+    let fourth = appended.claim.expect("nobody owns it");
+    assert!(!told().await, "whoever appended knows it from what was loaded");
+    store.release(&fourth, false).await.expect("the store answers");
+    assert!(!claim(&store, &replica, 1).await[0].handed_over);
+}
+
+pub async fn a_lost_turn_is_found(subject: &impl Subject) {
+    let store = subject.store();
+    let replica = registered(&*store, "a").await;
+    let (_, created) = Story::begin(1);
+    store.append(created).await.expect("the session is new");
+    due_session(&*store, 2).await;
+    let held = claim(&store, &replica, 1).await.remove(0).claim;
+    assert_eq!(store.wake_lost(10).await.expect("the store answers"), 0, "an owner drives it");
+    store.release(&held, false).await.expect("the store answers");
+    assert_eq!(store.wake_lost(10).await.expect("the store answers"), 0, "it is due");
+    assert_eq!(claim(&store, &replica, 1).await.len(), 1);
+    let (story, held) = claimed_session(&*store, &replica, 3).await;
+    // No rule of a session lets it go like this in mid-turn.
+    let lose = Wake::Release { wake_at: None };
+    store.append(story.aside().by(&held).with(lose)).await.expect("the claim is good");
+    claim(&store, &replica, 10).await;
+    assert_eq!(store.wake_lost(10).await.expect("the store answers"), 1);
+    let found = claim(&store, &replica, 10).await;
+    assert_eq!(found.iter().map(|won| &won.claim.session_id).collect::<Vec<_>>(), [story.id()]);
 }

@@ -10,7 +10,7 @@ use session::id::{AgentId, EnvironmentId, ReplicaId, SessionId, WorkId};
 use session::{ClientEvent, Command, Ids, Limits, Poster, Record, State, Timestamp};
 
 use crate::port::leases::Claimed;
-use crate::port::{Append, Claim, Fence, Leases, Wake, WorkChange};
+use crate::port::{Append, Claim, Fence, Leases, Track, Wake, WorkChange};
 
 use super::{Store, Subject};
 
@@ -210,7 +210,7 @@ impl Phrase for Append {
 /// A registered replica.
 pub async fn registered(store: &dyn Store, name: &str) -> ReplicaId {
     let replica = replica(name);
-    store.register(&replica).await.expect("a replica registers");
+    store.register(&replica, Track::Stable).await.expect("a replica registers");
     replica
 }
 

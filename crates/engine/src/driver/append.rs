@@ -79,14 +79,15 @@ impl Driver {
     /// Gives the session to whoever claims it next.
     pub(super) async fn hand_over(&mut self) -> Stop {
         let mut retry = Retry::default();
-        while let Err(error) = self.shared.world.leases.release(&self.claim).await {
+        let handed_over = self.shared.draining.is_cancelled() && self.state.turn.is_some();
+        while let Err(error) = self.shared.world.leases.release(&self.claim, handed_over).await {
             tracing::debug!(session_id = %self.claim.session_id, %error, "a claim could not be released");
             if let Err(stop) = retry.pause(&self.shared).await {
                 return stop;
             }
         }
         self.shared.world.bell.ring(Frame::Claimable);
-        if self.state.turn.is_some() {
+        if handed_over {
             self.shared.observer.handed_over(HandOver::Drain);
         }
         Stop::HandedOver

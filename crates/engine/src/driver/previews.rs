@@ -5,6 +5,7 @@ use std::sync::Arc;
 use session::Timestamp;
 use session::id::{EventId, SessionId};
 use session::state::OpenRequest;
+use tokio::time::Instant;
 
 use crate::observer::Observer;
 use crate::port::model::PreviewSink;
@@ -22,6 +23,8 @@ pub(super) struct Previews {
     pub(super) thinking: Line,
     /// When the turn began, until its first text was seen.
     pub(super) text_awaited_since: Option<Timestamp>,
+    /// When the first preview came.
+    pub(super) first_at: Option<Instant>,
 }
 
 /// The frames of one event.
@@ -45,6 +48,7 @@ impl Previews {
 
 impl PreviewSink for Previews {
     fn preview(&mut self, delta: PreviewDelta) {
+        self.first_at.get_or_insert_with(Instant::now);
         if matches!(delta, PreviewDelta::Text { .. })
             && let Some(since) = self.text_awaited_since.take()
         {

@@ -3,10 +3,12 @@
 use async_trait::async_trait;
 use session::Timestamp;
 use session::id::{ReplicaId, SessionId};
+use session::state::Status;
 
 use super::store::{MemoryStore, ReplicaRow, Tables};
 use crate::port::leases::Claimed;
-use crate::port::{Claim, Leases, StoreError};
+use crate::port::tracks::TRACK_ABANDONED_MS;
+use crate::port::{CanaryWeight, Claim, Leases, RolloutWeight, StoreError, Track, Tracks};
 
 /// A replica whose connection is gone is dead after this many milliseconds without a heartbeat.
 const DISCONNECTED_DEAD_MS: i64 = 500;
@@ -32,6 +34,20 @@ impl Tables {
         let dead_ms = if row.disconnected { DISCONNECTED_DEAD_MS } else { SILENT_DEAD_MS };
         self.replicas.get(judge).is_some_and(|judge| judge.may_judge(now)) && row.last_beat.plus_millis(dead_ms) <= now
     }
+
+    /// The track that the session belongs to now.
+    pub(super) fn track(&self, session_id: &SessionId) -> Track {
+        Track::of(session_id, self.rollout_weight.map_or(CanaryWeight::default(), |weight| weight.canary_weight))
+    }
+
+    /// Whether the session is of the replica's track, or of one that the replica has seen abandoned.
+    fn may_claim(&self, session_id: &SessionId, replica_id: &ReplicaId, now: Timestamp) -> bool {
+        let Some(replica) = self.replicas.get(replica_id) else { return false };
+        let track = self.track(session_id);
+        let living = self.replicas.values().filter(|row| row.track == track).map(|row| row.last_beat).max();
+        let seen = living.map_or(replica.beating_since, |last| last.max(replica.beating_since));
+        replica.track == track || (replica.may_judge(now) && seen.plus_millis(TRACK_ABANDONED_MS) <= now)
+    }
 }
 
 impl ReplicaRow {
@@ -43,10 +59,26 @@ impl ReplicaRow {
 }
 
 #[async_trait]
+impl Tracks for MemoryStore {
+    async fn rollout_weight(&self) -> Result<Option<RolloutWeight>, StoreError> {
+        Ok(self.tables().rollout_weight)
+    }
+
+    async fn set_rollout_weight(&self, weight: RolloutWeight) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let is_newer = tables.rollout_weight.is_none_or(|known| known.epoch < weight.epoch);
+        if is_newer {
+            tables.rollout_weight = Some(weight);
+        }
+        Ok(is_newer)
+    }
+}
+
+#[async_trait]
 impl Leases for MemoryStore {
-    async fn register(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {
+    async fn register(&self, replica_id: &ReplicaId, track: Track) -> Result<(), StoreError> {
         let now = self.now();
-        let row = ReplicaRow { last_beat: now, beating_since: now, retired: false, disconnected: false };
+        let row = ReplicaRow { track, last_beat: now, beating_since: now, retired: false, disconnected: false };
         self.tables().replicas.insert(replica_id.clone(), row);
         Ok(())
     }
@@ -72,6 +104,7 @@ impl Leases for MemoryStore {
             .iter()
             .filter_map(|(id, row)| Some((row.wake_at.filter(|at| *at <= now)?, id, row)))
             .filter(|(_, _, row)| row.owner.as_ref().is_none_or(|owner| tables.is_dead(owner, replica_id, now)))
+            .filter(|(_, id, _)| tables.may_claim(id, replica_id, now))
             .map(|(at, id, _)| (at, id.clone()))
             .collect();
         due.sort();
@@ -81,18 +114,20 @@ impl Leases for MemoryStore {
             let Some(row) = tables.sessions.get_mut(&session_id) else { continue };
             let taken_over = row.owner.replace(replica_id.clone()).is_some();
             row.epoch += 1;
+            let handed_over = std::mem::take(&mut row.handed_over);
             let claim = Claim { session_id, replica_id: replica_id.clone(), epoch: row.epoch };
-            claimed.push(Claimed { claim, taken_over });
+            claimed.push(Claimed { claim, taken_over, handed_over });
         }
         Ok(claimed)
     }
 
-    async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+    async fn release(&self, claim: &Claim, handed_over: bool) -> Result<(), StoreError> {
         if let Some(row) = self.tables().sessions.get_mut(&claim.session_id)
             && row.owner.as_ref() == Some(&claim.replica_id)
             && row.epoch == claim.epoch
         {
             row.owner = None;
+            row.handed_over = handed_over;
         }
         Ok(())
     }
@@ -111,6 +146,21 @@ impl Leases for MemoryStore {
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
         let now = self.now();
         Ok(self.tables().sessions.values().filter_map(|row| row.wake_at).filter(|at| *at > now).min())
+    }
+
+    async fn wake_lost(&self, limit: usize) -> Result<usize, StoreError> {
+        let now = self.now();
+        let mut tables = self.tables();
+        let lost = tables.sessions.values_mut().filter(|row| {
+            let in_turn = matches!(row.state.status, Status::Running | Status::Rescheduling) && !row.state.deleted;
+            in_turn && row.owner.is_none() && row.wake_at.is_none()
+        });
+        let mut found = 0;
+        for row in lost.take(limit) {
+            row.wake_at = Some(now);
+            found += 1;
+        }
+        Ok(found)
     }
 
     async fn retire(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {

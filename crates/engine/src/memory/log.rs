@@ -12,6 +12,17 @@ use crate::port::{
 };
 
 impl Tables {
+    /// The same wake-up, without the wish for a claim of a replica that is not of the session's track.
+    fn admit(&self, session_id: &SessionId, wake: Wake) -> Wake {
+        match wake {
+            Wake::Now { claim_for: Some(replica_id) } => {
+                let track = self.replicas.get(&replica_id).map(|row| row.track);
+                Wake::Now { claim_for: Some(replica_id).filter(|_| track == Some(self.track(session_id))) }
+            }
+            wake => wake,
+        }
+    }
+
     fn check_fence(&self, session_id: &SessionId, fence: &Fence) -> Result<(), AppendError> {
         let row = self.sessions.get(session_id);
         match fence {
@@ -59,6 +70,7 @@ impl EventLog for MemoryStore {
             owner: None,
             epoch: 0,
             wake_at: None,
+            handed_over: false,
             item: None,
         });
         for record in records {
@@ -71,6 +83,8 @@ impl EventLog for MemoryStore {
             row.records.push(StoredRecord { record, received });
         }
         row.state = state;
+        let wake = tables.admit(&session_id, wake);
+        let row = tables.sessions.get_mut(&session_id).expect("it was just written");
         let claim = row.wake(&session_id, wake, now);
         let queued = tables.change_work(&session_id, work, now);
         if let Some(kept) = kept {
@@ -88,6 +102,7 @@ impl EventLog for MemoryStore {
                 replica_id: owner.clone(),
                 epoch: row.epoch,
             }),
+            handed_over: row.handed_over,
         }))
     }
 
@@ -185,6 +200,7 @@ impl SessionRow {
                 let replica_id = claim_for.filter(|_| self.owner.is_none())?;
                 self.owner = Some(replica_id.clone());
                 self.epoch += 1;
+                self.handed_over = false;
                 Some(Claim { session_id: session_id.clone(), replica_id, epoch: self.epoch })
             }
         }

@@ -8,7 +8,8 @@ use session::{State, Timestamp};
 
 use super::MemoryBlobs;
 use crate::port::{
-    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, StoredRecord, TimeRange, WorkItem,
+    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, RolloutWeight, StoredRecord,
+    TimeRange, Track, WorkItem,
 };
 
 /// A database in memory, implementing every port that a real store implements.
@@ -38,6 +39,7 @@ pub(super) struct Tables {
     /// Answers by the hash of the credential and the key, and since when.
     pub(super) kept: BTreeMap<(String, String), (Kept, Timestamp)>,
     pub(super) files: BTreeMap<FileId, File>,
+    pub(super) rollout_weight: Option<RolloutWeight>,
 }
 
 pub(super) struct SessionRow {
@@ -46,11 +48,13 @@ pub(super) struct SessionRow {
     pub(super) owner: Option<ReplicaId>,
     pub(super) epoch: u64,
     pub(super) wake_at: Option<Timestamp>,
+    pub(super) handed_over: bool,
     /// The item that is not stopped.
     pub(super) item: Option<WorkId>,
 }
 
 pub(super) struct ReplicaRow {
+    pub(super) track: Track,
     pub(super) last_beat: Timestamp,
     /// Since when it has beaten without a pause.
     pub(super) beating_since: Timestamp,

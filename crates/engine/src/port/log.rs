@@ -50,8 +50,8 @@ pub enum Fence {
 pub enum Wake {
     /// Nothing.
     Keep,
-    /// Work is due: a session without owner becomes claimable now. If `claim_for` names a replica and nobody owns
-    /// the session, that replica gets the claim in the same transaction ([`Appended::claim`]).
+    /// Work is due: a session without owner becomes claimable now. If `claim_for` names a replica of the session's
+    /// track and nobody owns the session, that replica gets the claim in the same transaction ([`Appended::claim`]).
     Now { claim_for: Option<ReplicaId> },
     /// The owner lets go. The session becomes claimable again at this time, or when someone wakes it.
     Release { wake_at: Option<Timestamp> },
@@ -113,6 +113,8 @@ pub struct Loaded {
     pub state: State,
     /// The claim in force, if any; whether its owner lives is not said.
     pub claim: Option<Claim>,
+    /// The last owner gave the session away in mid-turn, and nobody had it since.
+    pub handed_over: bool,
 }
 
 /// Which events of a session to list. Only [`session::Form::Final`] records are listed by position.

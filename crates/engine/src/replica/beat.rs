@@ -3,6 +3,7 @@
 use session::id::ReplicaId;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::ReplicaConfig;
 use super::pulse::{BEAT_EVERY, Pulse};
 use crate::world::World;
 
@@ -10,10 +11,11 @@ use crate::world::World;
 const BEAT_INTERVALS_MAX: u32 = 5;
 
 /// Registers the replica, however long that takes.
-pub(super) async fn register(world: &World, replica_id: &ReplicaId, pulse: &Pulse) {
+pub(super) async fn register(world: &World, config: &ReplicaConfig, pulse: &Pulse) {
+    let replica_id = &config.replica_id;
     loop {
         let sent = Instant::now();
-        match world.leases.register(replica_id).await {
+        match world.leases.register(replica_id, config.track).await {
             Ok(()) => return pulse.beat(sent),
             Err(error) => {
                 tracing::warn!(%replica_id, %error, "the replica could not be registered; trying again");

@@ -1,14 +1,15 @@
 //! Claims sessions that are due, as far as there is room.
 //!
-//! A pass is made when the bell says that something became claimable, when the next known wake-up comes, and twice a
-//! second anyway. A pass whose answer was lost may have claimed sessions that nobody knows of: they are looked up.
+//! A pass is made when the bell says that something became claimable, when the next known wake-up comes, when there is
+//! room again after one that was cut short, and twice a second anyway. A pass whose answer was lost may have claimed sessions that nobody knows of: they are looked up.
 
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::claims::{LocalClaims, Won};
-use crate::observer::Observer;
+use crate::observer::{HandOver, Observer};
+use crate::port::leases::Claimed;
 use crate::port::{StoreError, Topic};
 use crate::world::World;
 
@@ -30,6 +31,7 @@ pub(super) async fn claim_due(world: World, claims: LocalClaims, observer: Arc<d
         tokio::select! {
             biased;
             () = claims.doubted() => reconcile_at = Instant::now(),
+            () = claims.room() => {}
             _ = claimable.hear() => {}
             () = sleep(pause) => {}
             () = sleep_until(reconcile_at) => {}
@@ -46,6 +48,8 @@ pub(super) async fn claim_due(world: World, claims: LocalClaims, observer: Arc<d
             Err(error) => {
                 tracing::debug!(%error, "a claiming pass failed");
                 reconcile_at = Instant::now();
+                // Slots that come back from here are no room: the next pass is one of time.
+                claims.set_crowded(false);
                 PASS_EVERY
             }
         };
@@ -62,6 +66,7 @@ async fn pass(world: &World, claims: &LocalClaims, observer: &dyn Observer) -> R
             slots.push(slot);
         }
         if slots.is_empty() {
+            claims.set_crowded(true);
             observer.admission_cut_short();
             return Ok(PASS_EVERY);
         }
@@ -69,9 +74,15 @@ async fn pass(world: &World, claims: &LocalClaims, observer: &dyn Observer) -> R
         let claimed = world.leases.claim(claims.replica_id(), room).await?;
         let filled = claimed.len() == room;
         for (claimed, slot) in claimed.into_iter().zip(slots) {
-            claims.hand_in(Won { claim: claimed.claim, taken_over: claimed.taken_over, slot: Some(slot), start: None });
+            let from = match claimed {
+                Claimed { taken_over: true, .. } => Some(HandOver::Crash),
+                Claimed { handed_over: true, .. } => Some(HandOver::Drain),
+                Claimed { .. } => None,
+            };
+            claims.hand_in(Won { claim: claimed.claim, from, slot: Some(slot), start: None });
         }
         if !filled {
+            claims.set_crowded(false);
             break;
         }
     }
@@ -86,7 +97,7 @@ async fn pass(world: &World, claims: &LocalClaims, observer: &dyn Observer) -> R
 /// Hands in every claim that the store knows; the scheduler drops those that it knows too.
 async fn reconcile(world: &World, claims: &LocalClaims) -> Result<(), StoreError> {
     for claim in world.leases.held(claims.replica_id()).await? {
-        claims.hand_in(Won { claim, taken_over: false, slot: None, start: None });
+        claims.hand_in(Won { claim, from: None, slot: None, start: None });
     }
     Ok(())
 }

@@ -3,15 +3,21 @@
 //! The store says whose lease ran out; the judge believes it only when its own heartbeats have come through for a
 //! whole lease, so that nobody is judged by somebody who was away.
 
+use std::sync::Arc;
+
 use tokio::time::{Duration, sleep};
 
 use super::pulse::Pulse;
-use crate::port::WorkItem;
+use crate::observer::Observer;
+use crate::port::{Frame, WorkItem};
 use crate::sessions::{CommandError, Sessions};
 use crate::world::World;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Time between two searches for lost turns.
+const SEARCH_EVERY: Duration = Duration::from_secs(10);
 
 /// Leases looked at in one go.
 const BATCH: usize = 32;
@@ -37,6 +43,23 @@ pub(super) async fn judge(world: World, sessions: Sessions, pulse: Pulse, embedd
             if pulse.unbroken() >= Duration::from_secs(u64::from(item.lease_ttl_seconds)) {
                 end(&sessions, &item).await;
             }
+        }
+    }
+}
+
+/// Looks for turns that were lost, and has them gone on with. There is none to find: whoever sees one has found a
+/// fault of this server or of its database.
+pub(super) async fn find_lost_turns(world: World, observer: Arc<dyn Observer>) {
+    loop {
+        sleep(SEARCH_EVERY).await;
+        match world.leases.wake_lost(BATCH).await {
+            Ok(0) => {}
+            Ok(turns) => {
+                tracing::error!(turns, "turns were found that nobody drove and nothing would have woken");
+                observer.turns_lost(turns);
+                world.bell.ring(Frame::Claimable);
+            }
+            Err(error) => tracing::debug!(%error, "lost turns could not be looked for"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use engine::contract::{Store, Subject};
 use engine::memory::MemoryStore;
-use engine::port::{Blobs, Clock};
+use engine::port::{Blobs, Clock, Tracks};
 use session::Timestamp;
 
 /// Stands still until it is moved by hand.
@@ -39,6 +39,10 @@ impl Subject for InMemory {
 
     async fn spoil_snapshots(&self) -> bool {
         false
+    }
+
+    fn tracks(&self) -> Option<Arc<dyn Tracks>> {
+        Some(self.store.clone())
     }
 
     fn silence_is_death(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::port::{Append, Claim, EventLog, Fence, Frame, Preview, PreviewDelta, Wake, WorkChange};
+use engine::port::{Append, Claim, EventLog, Fence, Frame, Preview, PreviewDelta, Track, Wake, WorkChange};
 use engine::{Feed, FeedItem, From};
 use session::command::{AnswerBlock, ModelOutcome, ModelStop};
 use session::event::{EnvironmentKind, ModelUsage};
@@ -29,7 +29,7 @@ impl Stage {
         let feed = rig.follow(&id).await;
         let outcome = post(&rig.sessions, &id, vec![message("Hello")]).await;
         let replica_id = ReplicaId::from("rplc_01");
-        rig.world.leases.register(&replica_id).await.unwrap();
+        rig.world.leases.register(&replica_id, Track::Stable).await.unwrap();
         let claim = rig.world.leases.claim(&replica_id, 1).await.unwrap().remove(0).claim;
         let mut stage = Self { rig, id, state: outcome.state, claim, feed };
         stage.append(Command::BeginModelRequest).await;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use engine::memory::{LocalBell, MemoryBlobs, MemoryStore};
 use engine::observer::{Observer, Silent};
 use engine::port::model::{ModelAnswer, PreviewSink};
-use engine::port::{Clock, Entropy, Fence, Model, ModelError, ModelRequest, PreviewDelta};
+use engine::port::{Clock, Entropy, Fence, Model, ModelError, ModelRequest, PreviewDelta, Track};
 use engine::{Feed, FeedItem, From, Hurry, Outcome, Replica, ReplicaConfig, Sessions, World};
 use serde_json::{Map, json};
 use session::agent::{AgentSnapshot, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolConfig, ToolDefaults};
@@ -247,6 +247,7 @@ impl Rig {
     fn config(&self, max_agents: usize) -> ReplicaConfig {
         ReplicaConfig {
             replica_id: ReplicaId::from_bits(self.dice.draw()),
+            track: Track::Stable,
             max_agents,
             drain_timeout: Duration::from_secs(5),
             embedded: false,

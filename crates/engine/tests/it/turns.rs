@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use engine::observer::{RequestEnd, ToolOutcome, TurnEnd};
+use engine::observer::{CallEnd, RequestEnd, TurnEnd};
 use engine::port::model::{AssistantBlock, Message, UserBlock};
 use engine::port::work_queue::{ExpectedHeartbeat, Pool};
 use engine::port::{Fence, WorkItem, WorkQueue, WorkState};
@@ -336,6 +336,36 @@ async fn no_more_sessions_are_held_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_longest_is_next_and_no_room_is_left_empty() {
+    const SESSIONS: usize = 20;
+    let rig = Rig::new();
+    let replica = rig.replica(1);
+    let mut feeds = Vec::new();
+    for _ in 0..SESSIONS {
+        let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+        let mut answer = says(&["ok"]);
+        answer.pause = Duration::from_millis(10);
+        rig.model.then(answer);
+        feeds.push((id.clone(), rig.follow(&id).await));
+    }
+    let began = rig.world.clock.now();
+    for (id, _) in &feeds {
+        post(&replica.sessions, id, vec![message("Go")]).await;
+        // Others come while some wait, and each waits for longer than those behind it.
+        sleep(Duration::from_millis(5)).await;
+    }
+    let mut last = began;
+    for (number, (_, feed)) in feeds.iter_mut().enumerate() {
+        let seen = until(feed, |event| matches!(event, Event::ModelRequestStart { .. })).await;
+        let Some(FeedItem::Record(start)) = seen.last() else { panic!("a request") };
+        assert!(start.record.at > last, "{number}: {:?} is not behind {last:?}", start.record.at);
+        last = start.record.at;
+    }
+    let seconds = last.seconds_since(began);
+    assert!(seconds < 0.1 * SESSIONS as f64, "{seconds}: a session waited for a pass and not for the one before it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_in_one_session_harms_no_other_and_is_given_up_in_the_end() {
     quiet_simulated_panics();
     let rig = Rig::new();
@@ -526,7 +556,7 @@ impl Observer for Counts {
         self.tell(format!("request of {}", end.model));
     }
 
-    fn tool_call(&self, tool: &str, outcome: ToolOutcome) {
+    fn tool_call_ended(&self, CallEnd { tool, outcome, .. }: &CallEnd<'_>) {
         self.tell(format!("tool {tool} {outcome:?}"));
     }
 }

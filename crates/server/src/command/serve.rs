@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use engine::port::{Bell, Blobs, Entropy as _, Model};
+use engine::port::{Bell, Blobs, Entropy as _, Model, Track};
 use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::id::{Ids, ReplicaId};
 use store::CachedDefinitions;
@@ -302,6 +302,7 @@ impl Running {
         let is_embedded = config.worker.is_embedded();
         let replica_config = ReplicaConfig {
             replica_id,
+            track: if config.server.track == Track::Canary.name() { Track::Canary } else { Track::Stable },
             max_agents: config.agent.max_agents,
             drain_timeout,
             // With a database of its own nobody else's worker can hold anything.
@@ -317,6 +318,7 @@ impl Running {
             Arc::new(ReplicaReadiness::new(Arc::clone(&metrics), draining.clone(), config.agent.max_agents));
         let watch = Arc::clone(&readiness).watch(heartbeats, store.database(), drained.clone());
         tokio::spawn(watch);
+        tokio::spawn(Arc::clone(&readiness).try_pool(store.database(), drained.clone()));
         if let Some(redis) = &redis {
             tokio::spawn(Arc::clone(&readiness).watch_redis(redis.presence(), drained.clone()));
         }

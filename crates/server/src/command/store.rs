@@ -1,6 +1,7 @@
 //! Opens the store that the settings name, for the subcommands that work on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
@@ -115,6 +116,14 @@ impl Database {
         match self {
             Self::Sqlite(store) => store.connections(),
             Self::Postgres(store) => store.connections(),
+        }
+    }
+
+    /// How long it takes now to get a connection. SQLite has a writer of its own and no pool to wait for.
+    pub(super) async fn time_to_acquire(&self) -> Option<Duration> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(store) => store.time_to_acquire().await,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use engine::port::Track;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,8 @@ pub struct ServerSection {
     pub termination_grace: Option<TimeSpan>,
     /// Folder that holds the SQLite database, the workspaces of the server's own worker and the key that was made.
     pub data_dir: PathBuf,
-    /// Release track of this process, `stable` or `canary`: a label of every metric and log line.
+    /// Release track of this process, `stable` or `canary`: a label of every metric and log line. With PostgreSQL a
+    /// replica claims only sessions of its own track, and others once their track has had no replica for 10 s.
     pub track: String,
     /// Key that clients send. Without one, a key is made and kept in the data folder.
     #[serde(serialize_with = "secrets::serialize")]
@@ -64,8 +66,8 @@ impl ServerSection {
         if self.port != 0 && self.port == self.metrics_port {
             return Err(Problem::new("server.metrics_port", "must differ from server.port"));
         }
-        if self.track.is_empty() || !self.track.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(Problem::new("server.track", "must be a word such as stable or canary"));
+        if ![Track::Stable, Track::Canary].iter().any(|track| track.name() == self.track) {
+            return Err(Problem::new("server.track", "must be stable or canary"));
         }
         if let Some(key) = &self.api_key
             && key.expose().len() < 8

@@ -6,6 +6,7 @@
 //! from the start, at 0, so that "never failed" and "no data" can be told apart.
 
 mod api;
+mod budget;
 mod engine;
 pub mod labels;
 mod object_store;
@@ -19,10 +20,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::budget::Budget;
 use self::labels::{Names, RouteLabels};
 use self::object_store::ObjectStoreMetrics;
 use super::VERSION;
 use super::process::ProcessCollector;
+use super::runtime::RuntimeCollector;
 
 /// A histogram for each combination of labels.
 pub(crate) type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -34,6 +37,8 @@ pub(crate) const ERROR_CLASSES: [&str; 7] =
 const TURN_SOURCES: [&str; 3] = ["user", "synthetic", "resume"];
 const TURN_OUTCOMES: [&str; 5] = ["completed", "failed", "cancelled", "handed_off", "refused"];
 const REJECTION_REASONS: [&str; 4] = ["draining", "max_agents", "rate_limit", "dependency"];
+/// What the search for lost turns can find.
+const LOST_CAUSES: [&str; 1] = ["no_wake_up"];
 const HANDOVER_REASONS: [&str; 3] = ["drain", "crash", "rebalance"];
 
 /// What a worker's proxy refuses for, in its own words; a word of a newer worker is `other`.
@@ -44,6 +49,7 @@ const TURN_SECONDS: [f64; 12] = [0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.
 const FIRST_TOKEN_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0];
 const ITERATIONS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0];
 const DRAIN_SECONDS: [f64; 8] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0];
+const ACQUIRE_SECONDS: [f64; 9] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 const CACHE_SECONDS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0];
 const REQUEST_SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
@@ -68,6 +74,7 @@ pub struct Metrics {
     pub(crate) turn_duration: Histograms<OneLabel>,
     pub(crate) time_to_first_token: Histogram,
     pub(crate) turn_iterations: Histogram,
+    pub(crate) turns_lost: Family<OneLabel, Counter>,
     pub(crate) handed_off: Family<OneLabel, Counter>,
     pub(crate) resumed: Family<OneLabel, Counter>,
     pub(crate) sessions_created: Counter,
@@ -80,11 +87,16 @@ pub struct Metrics {
     pub(crate) request_duration: Histograms<RouteLabels>,
     pub(crate) streams: Gauge,
     pub(crate) operation_duration: Histograms<labels::OperationLabels>,
+    pub(crate) time_to_first_chunk: Histograms<labels::OperationLabels>,
     pub(crate) token_usage: Histograms<labels::UsageLabels>,
+    pub(crate) invoke_agent: Histograms<labels::AgentLabels>,
+    pub(crate) execute_tool: Histograms<labels::ExecutedToolLabels>,
     pub(crate) provider_retries: Family<labels::RetryLabels, Counter>,
     pub(crate) cache_requests: Family<labels::CacheLabels, Counter>,
     pub(crate) cache_duration: Histograms<OneLabel>,
     pool: Family<OneLabel, Gauge>,
+    pool_acquire: Histogram,
+    budget: Budget,
     dependency_up: Family<OneLabel, Gauge>,
     object_store: ObjectStoreMetrics,
 }
@@ -110,6 +122,13 @@ impl Metrics {
                 &FIRST_TOKEN_SECONDS,
             ),
             turn_iterations: histogram(r, "agent_turn_iterations", "Model requests in a finished turn", &ITERATIONS),
+            turns_lost: counters(
+                r,
+                "agent_turns_lost",
+                "Turns that nobody drove and nothing would have woken",
+                "cause",
+                &LOST_CAUSES,
+            ),
             handed_off: counters(r, "agent_turns_handed_off", "Turns let go unfinished", "reason", &HANDOVER_REASONS),
             resumed: counters(r, "agent_turns_resumed", "Turns taken from another owner", "reason", &HANDOVER_REASONS),
             sessions_created: counter(r, "agent_sessions_created", "Sessions created"),
@@ -144,6 +163,24 @@ impl Metrics {
                 "Length of model requests",
                 labels::operation_seconds,
             ),
+            time_to_first_chunk: histograms(
+                r,
+                "gen_ai_client_operation_time_to_first_chunk_seconds",
+                "From a model request to the first sign of its answer",
+                labels::operation_seconds,
+            ),
+            invoke_agent: histograms(
+                r,
+                "gen_ai_invoke_agent_duration_seconds",
+                "Length of finished turns",
+                labels::operation_seconds,
+            ),
+            execute_tool: histograms(
+                r,
+                "gen_ai_execute_tool_duration_seconds",
+                "Length of finished tool calls",
+                labels::operation_seconds,
+            ),
             token_usage: histograms(r, "gen_ai_client_token_usage", "Tokens of a model request", labels::usage_tokens),
             provider_retries: family(r, "agent_provider_retries", "Model requests sent again"),
             cache_requests: family(r, "agent_cache_requests", "Questions to Redis that a request waited for"),
@@ -160,6 +197,13 @@ impl Metrics {
                 "state",
                 &["idle", "used", "max"],
             ),
+            pool_acquire: histogram(
+                r,
+                "agent_db_acquire_seconds",
+                "Wait for a database connection, tried once a second",
+                &ACQUIRE_SECONDS,
+            ),
+            budget: Budget::new(counter(r, "agent_metrics_dropped", "Series that would have been too many")),
             dependency_up: gauges(
                 r,
                 "agent_dependency_up",
@@ -180,10 +224,14 @@ impl Metrics {
         metrics.dependency("redis", true);
         metrics.dependency("object_store", true);
         metrics.pool.get_or_create(&[("state", "max")]).set(i64::from(facts.max_connections));
+        let schema = store::schema_version().to_string();
         let build = [
-            ("version", VERSION),
-            ("revision", option_env!("AGENT_BUILD_REVISION").unwrap_or("unknown")),
-            ("digest", option_env!("AGENT_BUILD_DIGEST").unwrap_or("unknown")),
+            ("version", VERSION.to_owned()),
+            ("revision", option_env!("AGENT_BUILD_REVISION").unwrap_or("unknown").to_owned()),
+            ("digest", option_env!("AGENT_BUILD_DIGEST").unwrap_or("unknown").to_owned()),
+            // Each build needs every migration that it knows, and runs on later ones.
+            ("schema_min", schema.clone()),
+            ("schema_max", schema),
         ];
         information(&mut registry, "agent_build_info", "This build", build);
         information(
@@ -193,7 +241,9 @@ impl Metrics {
             [("hash", facts.config_hash.to_owned())],
         );
         registry.register_collector(Box::new(ProcessCollector));
+        registry.register_collector(Box::new(RuntimeCollector));
         metrics.registry = registry;
+        metrics.budget.open(metrics.expose("").1.lines().filter(|line| !line.starts_with('#')).count());
         metrics
     }
 
@@ -211,6 +261,18 @@ impl Metrics {
     pub fn pool(&self, open: u32, idle: u32) {
         self.pool.get_or_create(&[("state", "idle")]).set(idle.into());
         self.pool.get_or_create(&[("state", "used")]).set(open.saturating_sub(idle).into());
+    }
+
+    /// How long a try took to get a database connection.
+    pub fn pool_acquired(&self, seconds: f64) {
+        self.pool_acquire.observe(seconds);
+    }
+
+    /// Observes a value in a series that may be new.
+    pub(crate) fn observe<L: labels::Labels>(&self, family: &Histograms<L>, labels: &L, value: f64) {
+        if let Some(histogram) = self.budget.histogram(family, labels) {
+            histogram.observe(value);
+        }
     }
 
     /// How many sessions this process drives now.

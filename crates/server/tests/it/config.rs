@@ -50,7 +50,7 @@ fn refusals_say_where_and_what() {
         ),
         ("zzz: 1\n", "FILE: unknown key zzz"),
         ("server:\n  port: 9090\n", "server.metrics_port must differ from server.port"),
-        ("server:\n  track: \"a b\"\n", "server.track must be a word such as stable or canary"),
+        ("server:\n  track: \"a b\"\n", "server.track must be stable or canary"),
         ("server:\n  api_key: short\n", "server.api_key must have at least 8 characters"),
         ("agent:\n  max_agents: 0\n", "agent.max_agents must be at least 1"),
         ("agent:\n  token_limit: 10\n", "agent.token_limit must be at least 1000"),

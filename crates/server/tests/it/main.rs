@@ -5,3 +5,4 @@ mod config;
 mod http;
 mod model;
 mod telemetry;
+mod tracks;

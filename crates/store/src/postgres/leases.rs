@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::port::leases::Claimed;
-use engine::port::{Claim, Leases, StoreError};
+use engine::port::tracks::TRACK_ABANDONED_MS;
+use engine::port::{Claim, Leases, StoreError, Track};
 use session::Timestamp;
 use session::id::ReplicaId;
 use sha2::{Digest as _, Sha256};
@@ -18,6 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, query, query_scalar};
 use tokio::sync::Mutex;
 
+use super::tracks::canary_hashes_below;
 use super::{PostgresStore, bounded, now};
 use crate::failure::store_error;
 use crate::row::{self, Columns as _, integer, row_limit};
@@ -39,6 +41,7 @@ const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Lifeline {
     connection: Option<PgConnection>,
     locked: bool,
+    track: Track,
     /// Since when it has beaten without a gap, and its last beat, in the database's time.
     watch: Option<(i64, i64)>,
 }
@@ -68,12 +71,13 @@ impl Lifeline {
                 .map_err(store_error)?;
         }
         let beat_at: i64 = query_scalar(concat!(
-            "INSERT INTO replicas (id, lock_key, beat_at) VALUES ($1, $2, ",
+            "INSERT INTO replicas (id, lock_key, track, beat_at) VALUES ($1, $2, $3, ",
             now!(),
             ") ON CONFLICT (id) DO UPDATE SET beat_at = EXCLUDED.beat_at RETURNING beat_at"
         ))
         .bind(replica_id.as_str())
         .bind(key)
+        .bind(self.track.name())
         .fetch_one(&mut connection)
         .await
         .map_err(store_error)?;
@@ -121,7 +125,8 @@ fn lock_key(replica_id: &ReplicaId) -> i64 {
 
 #[async_trait]
 impl Leases for PostgresStore {
-    async fn register(&self, replica_id: &ReplicaId) -> Result<(), StoreError> {
+    async fn register(&self, replica_id: &ReplicaId, track: Track) -> Result<(), StoreError> {
+        self.lifeline(replica_id).lock().await.track = track;
         self.beat(replica_id).await
     }
 
@@ -132,7 +137,10 @@ impl Leases for PostgresStore {
     async fn claim(&self, replica_id: &ReplicaId, limit: usize) -> Result<Vec<Claimed>, StoreError> {
         let lifeline = self.lifeline(replica_id);
         // Who has not watched, up to now, judges nobody but those who said goodbye.
-        let (watched_since, watched_to) = lifeline.lock().await.watch.unwrap_or((i64::MAX / 2, 0));
+        let ((watched_since, watched_to), track) = {
+            let lifeline = lifeline.lock().await;
+            (lifeline.watch.unwrap_or((i64::MAX / 2, 0)), lifeline.track)
+        };
         bounded(async {
             let rows = query(concat!(
                 "WITH clock AS MATERIALIZED (SELECT ",
@@ -146,17 +154,28 @@ impl Leases for PostgresStore {
                         SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
                         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
                         AND ((l.classid::bigint << 32) | l.objid::bigint) = r.lock_key) ELSE FALSE END)), \
+                split AS MATERIALIZED (SELECT ",
+                canary_hashes_below!(),
+                " AS below, $6 + $7 >= (SELECT now FROM clock) AND (\
+                    SELECT GREATEST(COALESCE(MAX(r.beat_at), 0), $3) + $9 <= (SELECT now FROM clock) \
+                    FROM replicas r WHERE r.track <> $8) AS other_abandoned), \
+                reach AS MATERIALIZED (\
+                    SELECT CASE WHEN $8 = 'canary' OR other_abandoned THEN 0 ELSE below END AS low, \
+                        CASE WHEN $8 <> 'canary' OR other_abandoned THEN 4294967296 ELSE below END AS high \
+                    FROM split), \
                 free AS (\
-                    SELECT id, wake_at, 0::bigint AS orphaned FROM sessions \
+                    SELECT id, wake_at, handed_over, 0::bigint AS orphaned FROM sessions \
                     WHERE owner IS NULL AND wake_at <= (SELECT now FROM clock) \
+                        AND split_hash >= (SELECT low FROM reach) AND split_hash < (SELECT high FROM reach) \
                     ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED), \
                 orphaned AS (\
-                    SELECT id, wake_at, 1::bigint AS orphaned FROM sessions \
+                    SELECT id, wake_at, handed_over, 1::bigint AS orphaned FROM sessions \
                     WHERE owner = ANY (ARRAY(SELECT id FROM dead)) AND wake_at <= (SELECT now FROM clock) \
+                        AND split_hash >= (SELECT low FROM reach) AND split_hash < (SELECT high FROM reach) \
                     ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED), \
                 due AS (SELECT * FROM free UNION ALL SELECT * FROM orphaned ORDER BY wake_at LIMIT $2) \
-                UPDATE sessions SET owner = $1, epoch = epoch + 1 FROM due WHERE sessions.id = due.id \
-                RETURNING sessions.id, sessions.owner, sessions.epoch, due.wake_at, due.orphaned"
+                UPDATE sessions SET owner = $1, epoch = epoch + 1, handed_over = 0 FROM due WHERE sessions.id = due.id \
+                RETURNING sessions.id, sessions.owner, sessions.epoch, due.wake_at, due.orphaned, due.handed_over"
             ))
             .bind(replica_id.as_str())
             .bind(row_limit(limit))
@@ -165,13 +184,16 @@ impl Leases for PostgresStore {
             .bind(UNLOCKED_DEAD_MICROS)
             .bind(watched_to)
             .bind(GAP_MICROS)
+            .bind(track.name())
+            .bind(TRACK_ABANDONED_MS * 1_000)
             .fetch_all(&self.pool)
             .await
             .map_err(store_error)?;
             let mut claimed = Vec::with_capacity(rows.len());
             for row in &rows {
                 let taken_over = row.integer("orphaned")? != 0;
-                claimed.push((row.integer("wake_at")?, Claimed { claim: row::claim(row)?, taken_over }));
+                let handed_over = row.integer("handed_over")? != 0;
+                claimed.push((row.integer("wake_at")?, Claimed { claim: row::claim(row)?, taken_over, handed_over }));
             }
             claimed.sort_by_key(|(wake_at, _)| *wake_at);
             Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
@@ -179,12 +201,13 @@ impl Leases for PostgresStore {
         .await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+    async fn release(&self, claim: &Claim, handed_over: bool) -> Result<(), StoreError> {
         bounded(async {
-            query("UPDATE sessions SET owner = NULL WHERE id = $1 AND owner = $2 AND epoch = $3")
+            query("UPDATE sessions SET owner = NULL, handed_over = $4 WHERE id = $1 AND owner = $2 AND epoch = $3")
                 .bind(claim.session_id.as_str())
                 .bind(claim.replica_id.as_str())
                 .bind(integer(claim.epoch))
+                .bind(i64::from(handed_over))
                 .execute(&self.pool)
                 .await
                 .map_err(store_error)?;
@@ -216,6 +239,23 @@ impl Leases for PostgresStore {
             .await
             .map_err(store_error)?;
             Ok(next.map(Timestamp::from_micros))
+        })
+        .await
+    }
+
+    async fn wake_lost(&self, limit: usize) -> Result<usize, StoreError> {
+        bounded(async {
+            let woken = query(concat!(
+                "UPDATE sessions SET wake_at = ",
+                now!(),
+                " WHERE id IN (SELECT id FROM sessions WHERE owner IS NULL AND wake_at IS NULL AND deleted_at IS NULL \
+                 AND status IN ('running', 'rescheduling') LIMIT $1 FOR UPDATE SKIP LOCKED)"
+            ))
+            .bind(row_limit(limit))
+            .execute(&self.pool)
+            .await
+            .map_err(store_error)?;
+            Ok(usize::try_from(woken.rows_affected()).unwrap_or(usize::MAX))
         })
         .await
     }

@@ -12,6 +12,7 @@ use session::{State, Timestamp};
 use sqlx::postgres::{PgConnection, PgExecutor, PgRow};
 use sqlx::{query, query_scalar};
 
+use super::tracks::canary_hashes_below;
 use super::{PostgresStore, bounded, findable, idempotency, now, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
@@ -24,15 +25,20 @@ use crate::work::{LEASE_TTL_SECONDS, PRESENCE_KEPT_MICROS};
 /// $10 deleted, $11 snapshot format, $12 snapshot; $13 what to do about the wake-up, $14 replica to claim for,
 /// $15 when to wake; $16 owner and $17 epoch that fence, $18 work item and $19 token that fence; $20 item to queue,
 /// $21 kind of environment; $22 to $30 the columns of the records; $31 length of a new item's lease; $32 how many
-/// blobs the records refer to. Their rows are touched, not only locked: a collector that looked before the append
-/// committed looks again at a row that was changed, and at no other.
+/// blobs the records refer to; $33 hash by which the session belongs to a track. The rows of blobs are touched, not
+/// only locked: a collector that looked before the append committed looks again at a row that was changed, and at no
+/// other.
 macro_rules! append {
     ($moved:literal) => {
         concat!(
             "WITH clock AS MATERIALIZED (SELECT ",
             now!(),
             " AS now), \
-            kept AS (UPDATE blobs SET touched_at = clock.now FROM clock WHERE hash = ANY($30) RETURNING hash), ",
+            kept AS (UPDATE blobs SET touched_at = clock.now FROM clock WHERE hash = ANY($30) RETURNING hash), \
+            admitted AS MATERIALIZED (\
+                SELECT r.id FROM replicas r WHERE $13 = 'now' AND r.id = $14 AND (r.track = 'canary') = ($33 < ",
+            canary_hashes_below!(),
+            ")), ",
             $moved,
             "written AS (\
                 INSERT INTO records (session_id, position, form, kind, event_id, refers_to, version, at, body, blob) \
@@ -55,16 +61,20 @@ macro_rules! append {
     };
 }
 
-/// Moves a session's row on if its guards hold. `claimed` tells whether the claim was free and is now $14's.
+/// Moves a session's row on if its guards hold. `claimed` tells whether the claim was free and is now $14's, which it
+/// becomes only where the session is of that replica's track.
 const MOVE: &str = append!(
     "token AS (SELECT id FROM work_items WHERE id = $18 AND session_id = $1 AND token_hash = $19 FOR SHARE), \
     moved AS (\
         UPDATE sessions SET position = $3, status = $4, agent_id = $5, agent_version = $6, environment_id = $7, \
             created_at = $8, archived_at = $9, deleted_at = $10, \
             snapshot_format = $11, snapshot = $12, \
-            claimed = $13 = 'now' AND owner IS NULL AND $14::text IS NOT NULL, \
-            epoch = epoch + CASE WHEN $13 = 'now' AND owner IS NULL AND $14::text IS NOT NULL THEN 1 ELSE 0 END, \
-            owner = CASE $13 WHEN 'release' THEN NULL WHEN 'now' THEN COALESCE(owner, $14) ELSE owner END, \
+            split_hash = $33, \
+            claimed = owner IS NULL AND EXISTS (SELECT 1 FROM admitted), \
+            epoch = epoch + CASE WHEN owner IS NULL AND EXISTS (SELECT 1 FROM admitted) THEN 1 ELSE 0 END, \
+            handed_over = CASE WHEN owner IS NULL AND EXISTS (SELECT 1 FROM admitted) THEN 0 ELSE handed_over END, \
+            owner = CASE $13 WHEN 'release' THEN NULL WHEN 'now' THEN COALESCE(owner, (SELECT id FROM admitted)) \
+                ELSE owner END, \
             wake_at = CASE $13 WHEN 'release' THEN $15 WHEN 'now' THEN LEAST(wake_at, clock.now) ELSE wake_at END \
         FROM clock WHERE sessions.id = $1 AND position = $2 \
             AND ($16::text IS NULL OR (owner = $16 AND epoch = $17)) \
@@ -77,10 +87,10 @@ const MOVE: &str = append!(
 const CREATE: &str = append!(
     "moved AS (\
         INSERT INTO sessions (id, position, status, agent_id, agent_version, environment_id, created_at, archived_at, \
-            deleted_at, snapshot_format, snapshot, claimed, epoch, owner, wake_at) \
-        SELECT $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-            $13 = 'now' AND $14::text IS NOT NULL, CASE WHEN $13 = 'now' AND $14::text IS NOT NULL THEN 1 ELSE 0 END, \
-            CASE WHEN $13 = 'now' THEN $14 END, CASE $13 WHEN 'now' THEN clock.now WHEN 'release' THEN $15 END \
+            deleted_at, snapshot_format, snapshot, split_hash, claimed, epoch, owner, wake_at) \
+        SELECT $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $33, \
+            EXISTS (SELECT 1 FROM admitted), CASE WHEN EXISTS (SELECT 1 FROM admitted) THEN 1 ELSE 0 END, \
+            (SELECT id FROM admitted), CASE $13 WHEN 'now' THEN clock.now WHEN 'release' THEN $15 END \
         FROM clock WHERE (SELECT COUNT(*) FROM kept) = $32 \
         ON CONFLICT (id) DO NOTHING RETURNING epoch, claimed), "
 );
@@ -133,11 +143,13 @@ impl EventLog for PostgresStore {
 
     async fn load(&self, session_id: &SessionId) -> Result<Option<Loaded>, StoreError> {
         bounded(async {
-            let found = query("SELECT position, epoch, owner, snapshot_format, snapshot FROM sessions WHERE id = $1")
-                .bind(findable(session_id.as_str()))
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(store_error)?;
+            let found = query(
+                "SELECT position, epoch, owner, handed_over, snapshot_format, snapshot FROM sessions WHERE id = $1",
+            )
+            .bind(findable(session_id.as_str()))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error)?;
             let Some(found) = found else { return Ok(None) };
             let state = fold_to(self, session_id, row::snapshot(&found)?, found.counter("position")?).await?;
             row::loaded(&found, state).map(Some)
@@ -423,6 +435,7 @@ async fn advance(
         .bind(columns.blobs)
         .bind(LEASE_TTL_SECONDS)
         .bind(kept)
+        .bind(session.split_hash)
         .fetch_optional(executor)
         .await
         .map_err(append_error)?;

@@ -53,11 +53,12 @@ impl EventLog for SqliteStore {
     }
 
     async fn load(&self, session_id: &SessionId) -> Result<Option<Loaded>, StoreError> {
-        let found = query("SELECT position, epoch, owner, snapshot_format, snapshot FROM sessions WHERE id = ?")
-            .bind(session_id.as_str())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error)?;
+        let found =
+            query("SELECT position, epoch, owner, handed_over, snapshot_format, snapshot FROM sessions WHERE id = ?")
+                .bind(session_id.as_str())
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(store_error)?;
         let Some(found) = found else { return Ok(None) };
         let state = fold_to(self, session_id, row::snapshot(&found)?, found.counter("position")?).await?;
         row::loaded(&found, state).map(Some)
@@ -229,19 +230,20 @@ async fn advance(
     session: &SessionColumns,
     now: i64,
 ) -> Result<Option<Claim>, AppendError> {
-    let found = query("SELECT position, epoch, owner, wake_at FROM sessions WHERE id = ?")
+    let found = query("SELECT position, epoch, owner, wake_at, handed_over FROM sessions WHERE id = ?")
         .bind(&session.id)
         .fetch_optional(&mut *connection)
         .await
         .map_err(store_error)?;
-    let (position, epoch, owner, wake_at) = match &found {
+    let (position, epoch, owner, wake_at, handed_over) = match &found {
         Some(found) => (
             Some(found.integer("position")?),
             found.integer("epoch")?,
             found.text_or_null("owner")?,
             found.integer_or_null("wake_at")?,
+            found.integer("handed_over")?,
         ),
-        None => (None, 0, None, None),
+        None => (None, 0, None, None, 0),
     };
     if let (Some(replica), Some(claimed)) = row::owner_fence(&append.fence)
         && (owner.as_deref(), epoch) != (Some(replica), claimed)
@@ -270,13 +272,12 @@ async fn advance(
     };
     let statement = if session.creates() {
         "INSERT INTO sessions (id, position, epoch, owner, wake_at, status, agent_id, agent_version, environment_id, \
-         created_at, archived_at, deleted_at, snapshot_format, snapshot) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+         created_at, archived_at, deleted_at, snapshot_format, snapshot, handed_over) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
     } else {
         "UPDATE sessions SET position = ?2, epoch = ?3, owner = ?4, wake_at = ?5, status = ?6, agent_id = ?7, \
          agent_version = ?8, environment_id = ?9, created_at = ?10, archived_at = ?11, \
-         deleted_at = ?12, \
-         snapshot_format = ?13, snapshot = ?14 WHERE id = ?1"
+         deleted_at = ?12, snapshot_format = ?13, snapshot = ?14, handed_over = ?15 WHERE id = ?1"
     };
     query(statement)
         .bind(&session.id)
@@ -293,6 +294,7 @@ async fn advance(
         .bind(session.deleted_at)
         .bind(session.snapshot_format)
         .bind(&session.snapshot)
+        .bind(if claim_for.is_some() { 0 } else { handed_over })
         .execute(connection)
         .await
         .map_err(store_error)?;

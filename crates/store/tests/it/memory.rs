@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use engine::contract::blobs::BlobSubject;
 use engine::contract::{Store, Subject};
 use engine::memory::{MemoryBlobs, MemoryStore};
-use engine::port::{BlobHash, Blobs};
+use engine::port::{BlobHash, Blobs, Tracks};
 
 use crate::clock::HandClock;
 
@@ -36,6 +36,10 @@ impl Subject for Memory {
 
     async fn spoil_snapshots(&self) -> bool {
         false
+    }
+
+    fn tracks(&self) -> Option<Arc<dyn Tracks>> {
+        Some(self.store.clone())
     }
 
     fn silence_is_death(&self) -> bool {

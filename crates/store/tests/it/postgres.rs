@@ -7,7 +7,7 @@ use engine::contract::histories::folds_to_its_snapshot;
 use engine::contract::story::{Phrase as _, Story, beat, claimed_session, pass, registered};
 use engine::contract::{Store, Subject};
 use engine::memory::MemoryBlobs;
-use engine::port::{Blobs, EventLog as _, Leases as _, StoreError};
+use engine::port::{Blobs, EventLog as _, Leases as _, StoreError, Tracks};
 use proptest::prelude::any;
 use proptest::test_runner::{Config, TestRunner};
 use store::testing::{Cluster, Database};
@@ -55,6 +55,10 @@ impl Subject for Postgres {
     async fn spoil_snapshots(&self) -> bool {
         self.database.execute("UPDATE sessions SET snapshot_format = 999, snapshot = 'from the future'").await;
         true
+    }
+
+    fn tracks(&self) -> Option<Arc<dyn Tracks>> {
+        Some(self.store.clone())
     }
 
     fn silence_is_death(&self) -> bool {
@@ -212,7 +216,7 @@ async fn a_claim_and_a_worker_do_not_stop_each_other() {
         let (appended, claimed) = tokio::join!(postgres.store.append(result), postgres.store.claim(&replica, 1));
         appended.expect("a claim moves no position and ends no token");
         for won in claimed.expect("it answers") {
-            postgres.store.release(&won.claim).await.expect("it answers");
+            postgres.store.release(&won.claim, false).await.expect("it answers");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use engine::port::{Entropy, Leases};
+use engine::port::{Entropy, Leases, Track};
 use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::Limits;
 use session::id::{Identifier, ReplicaId};
@@ -174,6 +174,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
     };
     let config = ReplicaConfig {
         replica_id: ReplicaId::from_bits(shared.dice.draw()),
+        track: Track::Stable,
         max_agents: 1 + shared.dice.below(4) as usize,
         drain_timeout: DRAIN_TIMEOUT,
         embedded: false,

@@ -49,8 +49,8 @@ impl EventLog for FaultyStore {
 
 #[async_trait]
 impl Leases for FaultyStore {
-    async fn register(&self, id: &ReplicaId) -> Result<(), StoreError> {
-        self.process.call(1, self.store.register(id)).await
+    async fn register(&self, id: &ReplicaId, track: Track) -> Result<(), StoreError> {
+        self.process.call(1, self.store.register(id, track)).await
     }
     async fn heartbeat(&self, id: &ReplicaId) -> Result<(), StoreError> {
         self.process.call(0, Leases::heartbeat(&*self.store, id)).await
@@ -58,14 +58,17 @@ impl Leases for FaultyStore {
     async fn claim(&self, id: &ReplicaId, limit: usize) -> Result<Vec<Claimed>, StoreError> {
         self.process.call(2, self.witness.claim(&self.store, id, limit)).await
     }
-    async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.process.call(10, self.store.release(claim)).await
+    async fn release(&self, claim: &Claim, handed_over: bool) -> Result<(), StoreError> {
+        self.process.call(10, self.store.release(claim, handed_over)).await
     }
     async fn held(&self, id: &ReplicaId) -> Result<Vec<Claim>, StoreError> {
         self.process.call(1, self.store.held(id)).await
     }
     async fn next_wake(&self) -> Result<Option<Timestamp>, StoreError> {
         self.process.call(0, self.store.next_wake()).await
+    }
+    async fn wake_lost(&self, limit: usize) -> Result<usize, StoreError> {
+        self.process.call(1, self.store.wake_lost(limit)).await
     }
     async fn retire(&self, id: &ReplicaId) -> Result<(), StoreError> {
         self.process.call(10, self.witness.retire(&self.store, id)).await

@@ -104,7 +104,7 @@ impl Witness {
     ) -> Result<Vec<Claimed>, StoreError> {
         let claimed = store.claim(replica_id, limit).await?;
         self.see(|seen| {
-            for Claimed { claim, taken_over } in &claimed {
+            for Claimed { claim, taken_over, .. } in &claimed {
                 let owner = seen.owners.insert(claim.session_id.clone(), replica_id.clone());
                 let living = owner.filter(|owner| seen.servers.get(owner).is_some_and(|process| !process.is_dead()));
                 if let Some(owner) = living.filter(|_| *taken_over && self.weather.processes_are_prompt()) {

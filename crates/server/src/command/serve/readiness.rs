@@ -22,6 +22,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the object store may take to answer before it counts as down.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Between two tries of the pool.
+const TRY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What `/ready` says.
 pub(super) struct ReplicaReadiness {
     metrics: Arc<Metrics>,
@@ -63,6 +66,22 @@ impl ReplicaReadiness {
                 () = stop.cancelled() => return,
                 changed = presence.changed() => if changed.is_err() { return },
             }
+        }
+    }
+
+    /// Tries once a second how long a connection of the pool is waited for, until `stop`.
+    pub(super) async fn try_pool(self: Arc<Self>, database: Database, stop: CancellationToken) {
+        let tries = async {
+            loop {
+                tokio::time::sleep(TRY_INTERVAL).await;
+                if let Some(wait) = database.time_to_acquire().await {
+                    self.metrics.pool_acquired(wait.as_secs_f64());
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tries => {}
         }
     }
 

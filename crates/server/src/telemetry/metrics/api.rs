@@ -13,7 +13,7 @@ impl HttpObserver for Metrics {
             http_route: request.route.map_or(Cow::Borrowed(""), |route| Cow::Owned(route.to_owned())),
             http_response_status_code: request.status,
         };
-        self.request_duration.get_or_create(&labels).observe(request.duration.as_secs_f64());
+        self.observe(&self.request_duration, &labels, request.duration.as_secs_f64());
     }
 
     fn error(&self, class: ErrorClass) {

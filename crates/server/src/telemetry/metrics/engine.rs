@@ -1,10 +1,13 @@
 //! What the engine reports, as metrics.
 
-use engine::observer::{CacheOutcome, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
+use engine::observer::{CacheOutcome, CallEnd, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
 use session::event::{SessionErrorKind, TurnOutcome};
 
 use super::Metrics;
-use super::labels::{CacheLabels, OperationLabels, RetryLabels, TokenLabels, ToolLabels, UsageLabels};
+use super::labels::{
+    AgentLabels, CacheLabels, ExecutedToolLabels, OTHER, OperationLabels, RetryLabels, TOOL_ERROR, TURN_FAILED,
+    TokenLabels, ToolLabels, UsageLabels,
+};
 
 impl Observer for Metrics {
     /// A session is driven while it has something due, so what is driven is what is in flight.
@@ -46,6 +49,10 @@ impl Observer for Metrics {
         self.turns.get_or_create(&[("outcome", outcome)]).inc();
         self.turn_duration.get_or_create(&[("outcome", outcome)]).observe(end.duration_seconds);
         self.turn_iterations.observe(f64::from(end.requests));
+        let error_type = if end.outcome == TurnOutcome::Failed { TURN_FAILED } else { "" };
+        // Agents are made by clients, and the settings name none.
+        let labels = AgentLabels { gen_ai_agent_name: OTHER, error_type };
+        self.observe(&self.invoke_agent, &labels, end.duration_seconds);
     }
 
     fn time_to_first_token(&self, seconds: f64) {
@@ -69,7 +76,10 @@ impl Observer for Metrics {
             gen_ai_request_model: model.to_owned(),
             error_type: end.error.map_or("", error_type),
         };
-        self.operation_duration.get_or_create(&labels).observe(end.duration_seconds);
+        self.observe(&self.operation_duration, &labels, end.duration_seconds);
+        if let Some(seconds) = end.first_chunk_seconds {
+            self.observe(&self.time_to_first_chunk, &labels, seconds);
+        }
         for (kind, tokens) in &kinds[..2] {
             let labels = UsageLabels {
                 gen_ai_operation_name: "chat",
@@ -77,20 +87,27 @@ impl Observer for Metrics {
                 gen_ai_request_model: model.to_owned(),
                 gen_ai_token_type: kind,
             };
-            self.token_usage.get_or_create(&labels).observe(*tokens as f64);
+            self.observe(&self.token_usage, &labels, *tokens as f64);
         }
     }
 
-    fn tool_call(&self, tool: &str, outcome: ToolOutcome) {
-        let outcome = match outcome {
-            ToolOutcome::Succeeded => "succeeded",
-            ToolOutcome::Failed => "failed",
+    fn tool_call_ended(&self, end: &CallEnd<'_>) {
+        let (outcome, error_type) = match end.outcome {
+            ToolOutcome::Succeeded => ("succeeded", ""),
+            ToolOutcome::Failed => ("failed", TOOL_ERROR),
         };
-        self.tool_calls.get_or_create(&ToolLabels { tool: self.names.tool(tool), outcome }).inc();
+        let tool = self.names.tool(end.tool);
+        self.tool_calls.get_or_create(&ToolLabels { tool, outcome }).inc();
+        let labels = ExecutedToolLabels { gen_ai_tool_name: tool, error_type };
+        self.observe(&self.execute_tool, &labels, end.duration_seconds);
     }
 
     fn admission_cut_short(&self) {
         self.rejections.get_or_create(&[("reason", "max_agents")]).inc();
+    }
+
+    fn turns_lost(&self, turns: usize) {
+        self.turns_lost.get_or_create(&[("cause", "no_wake_up")]).inc_by(turns as u64);
     }
 
     fn handed_over(&self, reason: HandOver) {

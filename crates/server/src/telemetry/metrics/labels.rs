@@ -19,6 +19,9 @@ const VALUES_MAX: usize = 50;
 /// The tools that have a series of their own: those that the server itself offers.
 const TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
 const TOOL_OUTCOMES: [&str; 2] = ["succeeded", "failed"];
+/// What `error_type` says of a call and of a turn that failed.
+pub(super) const TOOL_ERROR: &str = "tool_error";
+pub(super) const TURN_FAILED: &str = "turn_failed";
 const PROVIDERS: [&str; 2] = ["anthropic", "openai"];
 /// What a request is sent again for.
 const RETRY_REASONS: [&str; 4] =
@@ -81,6 +84,20 @@ pub(crate) struct UsageLabels {
     pub(crate) gen_ai_token_type: &'static str,
 }
 
+/// Labels of `gen_ai_invoke_agent_duration_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct AgentLabels {
+    pub(crate) gen_ai_agent_name: &'static str,
+    pub(crate) error_type: &'static str,
+}
+
+/// Labels of `gen_ai_execute_tool_duration_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ExecutedToolLabels {
+    pub(crate) gen_ai_tool_name: &'static str,
+    pub(crate) error_type: &'static str,
+}
+
 /// Labels of `agent_provider_retries_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RetryLabels {
@@ -131,6 +148,12 @@ impl Metrics {
             for outcome in TOOL_OUTCOMES {
                 drop(self.tool_calls.get_or_create(&ToolLabels { tool, outcome }));
             }
+            for error_type in ["", TOOL_ERROR] {
+                drop(self.execute_tool.get_or_create(&ExecutedToolLabels { gen_ai_tool_name: tool, error_type }));
+            }
+        }
+        for error_type in ["", TURN_FAILED] {
+            drop(self.invoke_agent.get_or_create(&AgentLabels { gen_ai_agent_name: OTHER, error_type }));
         }
         for op in CACHE_OPS {
             drop(self.cache_duration.get_or_create(&[("op", op)]));

@@ -62,7 +62,7 @@ async fn the_database_may_be_away_at_the_start_at_work_and_in_a_drain() {
     cluster.stop().await;
     let server = tokio::task::block_in_place(|| {
         Server::start_waiting(&folder.path().join("data"), |command| {
-            command.env("AGENT_API_KEY", KEY).env("POSTGRES_URL", &database.url).args(["--drain-timeout", "2s"]);
+            command.env("AGENT_API_KEY", KEY).env("POSTGRES_URL", &database.url).args(["--drain-timeout", "8s"]);
         })
     });
     assert_eq!(get(&server, "/health").await.status, 200);

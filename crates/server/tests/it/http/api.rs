@@ -12,7 +12,7 @@ use axum::response::Response;
 use engine::memory::LocalBell;
 use engine::port::definitions::EnvironmentKey;
 use engine::port::model::{Message, Model, ModelAnswer, ModelError, ModelRequest, PreviewSink, UserBlock};
-use engine::port::{Clock, Definitions, Entropy, PreviewDelta};
+use engine::port::{Clock, Definitions, Entropy, PreviewDelta, Track};
 use engine::{Replica, ReplicaConfig, Sessions, World};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -328,6 +328,7 @@ pub(super) fn types(events: &[Value]) -> Vec<&str> {
 fn drive(world: &World) -> (Option<engine::LocalClaims>, Option<DropGuard>) {
     let config = ReplicaConfig {
         replica_id: ReplicaId::from_bits(world.entropy.draw()),
+        track: Track::Stable,
         max_agents: 100,
         drain_timeout: Duration::from_millis(100),
         embedded: false,
