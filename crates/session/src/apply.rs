@@ -17,6 +17,7 @@ use crate::state::{
     Status, Turn, Waiting,
 };
 use crate::time::Timestamp;
+use crate::workspace::{self, Workspace};
 
 /// The state after `record`. `None` is the session before its first record.
 pub fn apply(state: Option<State>, record: &Record) -> Option<State> {
@@ -68,6 +69,7 @@ impl State {
             usage: ModelUsage::default(),
             cache_creation: Default::default(),
             activity: Activity::default(),
+            workspace: Workspace::default(),
         }
     }
 
@@ -102,6 +104,7 @@ impl State {
                 if let Some(turn) = &mut self.turn {
                     turn.takeovers = 0;
                 }
+                self.workspace.hear(content);
             }
             Event::AgentToolUse { id, name, evaluated_permission, .. } => self.open_call(Call {
                 id: id.clone(),
@@ -119,11 +122,17 @@ impl State {
                 read_only: false,
                 answered: false,
             }),
-            Event::ToolStarted { tool_use_id, .. } => {
-                if let Some(call) = self.call_mut(tool_use_id) {
-                    call.exposed = true;
+            Event::ToolStarted { tool_use_id, tip, .. } => {
+                let Some(call) = self.call_mut(tool_use_id) else { return };
+                call.exposed = true;
+                if !call.read_only {
+                    self.workspace.change(tool_use_id, tip.as_ref());
                 }
             }
+            Event::WorkspaceSaved { manifest, bytes, tip, .. } => {
+                self.workspace.save(manifest, *bytes, tip.as_ref(), at);
+            }
+            Event::WorkspaceRestored { tip, .. } => self.workspace.restore(tip),
             Event::ModelRequestStart { id, internal } => {
                 if let Some(turn) = &mut self.turn {
                     turn.calls.clear();
@@ -294,7 +303,7 @@ pub(crate) fn confirmation_digest(result: Confirmation, deny_message: Option<&st
 
 /// What identifies a result beside its call.
 pub(crate) fn result_digest(content: &[ContentBlock], is_error: bool) -> String {
-    digest("result", &(content, is_error))
+    digest("result", &(workspace::without_notice(content), is_error))
 }
 
 fn digest(kind: &str, value: &impl serde::Serialize) -> String {

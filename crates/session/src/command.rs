@@ -8,6 +8,7 @@ use crate::agent::AgentSnapshot;
 use crate::content::ContentBlock;
 use crate::event::{Confirmation, Created, ModelUsage, SessionErrorKind, StopDetails};
 use crate::id::{EventId, ThreadId, WorkId};
+use crate::manifest::ContentHash;
 
 /// A request to change a session; [`crate::decide`] says what comes of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +37,13 @@ pub enum Command {
         tool_use_id: EventId,
         work_id: WorkId,
     },
+    /// The same, by a worker that keeps the session's files and will call them `tip` from now on. It draws the name for
+    /// each start anew: another worker that starts the same call has other files.
+    StartToolAt {
+        tool_use_id: EventId,
+        work_id: WorkId,
+        tip: EventId,
+    },
     /// These calls are about to be shown to a worker of the client's, which may run at once what is free to run.
     Expose {
         calls: Vec<EventId>,
@@ -44,6 +52,19 @@ pub enum Command {
     /// The lease on the session's work item ended: what was exposed to its holder has an unknown outcome.
     EndLease {
         work_id: WorkId,
+    },
+
+    /// A worker has kept the session's files; `tip` is what named them when it read them.
+    SaveWorkspace {
+        manifest: ContentHash,
+        bytes: u64,
+        tip: Option<EventId>,
+    },
+    /// A worker has made the session's files anew from `manifest`, because its own folder was not the one that `tip`
+    /// names.
+    RestoreWorkspace {
+        manifest: Option<ContentHash>,
+        tip: Option<EventId>,
     },
 
     /// The owner is about to ask the model.

@@ -2,10 +2,11 @@
 //!
 //! A decision is drafted: each record is applied to a copy of the state as it is emitted, so that every later rule of
 //! the same decision sees what the earlier ones did. [`client`] holds the commands of clients and workers, [`owner`]
-//! those of the replica that drives the session; the transitions that both need are here.
+//! those of the replica that drives the session, [`workspace`] those about its files; the transitions that both need are here.
 
 mod client;
 mod owner;
+mod workspace;
 
 use crate::command::Command;
 use crate::content::ContentBlock;
@@ -98,9 +99,12 @@ pub fn decide(
         Command::Update { title, metadata, agent } => draft.update(title, metadata, agent)?,
         Command::Archive => draft.archive()?,
         Command::Delete => draft.delete()?,
-        Command::StartTool { tool_use_id, work_id } => draft.start_tool(tool_use_id, work_id)?,
+        Command::StartTool { tool_use_id, work_id } => draft.start_tool(tool_use_id, work_id, None)?,
+        Command::StartToolAt { tool_use_id, work_id, tip } => draft.start_tool(tool_use_id, work_id, Some(tip))?,
         Command::Expose { calls, work_id } => draft.expose(&calls, work_id.as_ref()),
         Command::EndLease { work_id } => draft.end_lease(work_id),
+        Command::SaveWorkspace { manifest, bytes, tip } => draft.save_workspace(manifest, bytes, tip)?,
+        Command::RestoreWorkspace { manifest, tip } => draft.restore_workspace(manifest, tip)?,
         Command::BeginModelRequest => draft.begin_model_request()?,
         Command::FinishModelRequest { span_id, outcome, usage } => {
             draft.finish_model_request(&span_id, outcome, usage)?;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::agent::AgentSnapshot;
 use crate::content::ContentBlock;
 use crate::id::{EnvironmentId, EventId, SessionId, ThreadId, WorkId};
+use crate::manifest::ContentHash;
 use crate::time::Timestamp;
 
 /// The version of [`Event`]'s stored form that this build writes.
@@ -152,16 +153,38 @@ pub enum Event {
     #[serde(rename = "log.turn_ended")]
     TurnEnded { outcome: TurnOutcome },
     /// A worker may run this call from now on: ours is about to, or a client's is about to be shown that it may.
-    /// `work_id` is the item that it holds, where its credential tells.
+    /// `work_id` is the item that it holds, where its credential tells, and `tip` what it calls the files that the call
+    /// will leave, if it changes any.
     #[serde(rename = "log.tool_started")]
     ToolStarted {
         tool_use_id: EventId,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         work_id: Option<WorkId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tip: Option<EventId>,
     },
     /// The lease on the session's work item ended, and with it its token.
     #[serde(rename = "log.lease_ended")]
     LeaseEnded { work_id: WorkId },
+    /// The session's files are kept as this manifest has them. Its chunks are durable; `tool_use_id` is the last call
+    /// whose changes it holds, and its result came before.
+    #[serde(rename = "log.workspace_saved")]
+    WorkspaceSaved {
+        manifest: ContentHash,
+        bytes: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tip: Option<EventId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tool_use_id: Option<EventId>,
+    },
+    /// A worker made the session's files anew from the last snapshot, or found that there is none. From now on `tip`
+    /// names the folder that is the session's.
+    #[serde(rename = "log.workspace_restored")]
+    WorkspaceRestored {
+        tip: EventId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        manifest: Option<ContentHash>,
+    },
     /// A replica took the session from a dead one in the middle of a turn.
     #[serde(rename = "log.taken_over")]
     TakenOver { epoch: u64 },
@@ -377,6 +400,8 @@ impl Event {
             | Self::TurnEnded { .. }
             | Self::ToolStarted { .. }
             | Self::LeaseEnded { .. }
+            | Self::WorkspaceSaved { .. }
+            | Self::WorkspaceRestored { .. }
             | Self::TakenOver { .. } => None,
         }
     }
@@ -415,6 +440,8 @@ impl Event {
             Self::TurnEnded { .. } => "log.turn_ended",
             Self::ToolStarted { .. } => "log.tool_started",
             Self::LeaseEnded { .. } => "log.lease_ended",
+            Self::WorkspaceSaved { .. } => "log.workspace_saved",
+            Self::WorkspaceRestored { .. } => "log.workspace_restored",
             Self::TakenOver { .. } => "log.taken_over",
         }
     }
@@ -428,6 +455,8 @@ impl Event {
             | Self::TurnEnded { .. }
             | Self::ToolStarted { .. }
             | Self::LeaseEnded { .. }
+            | Self::WorkspaceSaved { .. }
+            | Self::WorkspaceRestored { .. }
             | Self::TakenOver { .. } => Form::Internal,
             _ => Form::Final,
         }

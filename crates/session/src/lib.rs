@@ -12,12 +12,14 @@
 mod apply;
 mod decide;
 mod due;
+mod workspace;
 
 pub mod agent;
 pub mod command;
 pub mod content;
 pub mod event;
 pub mod id;
+pub mod manifest;
 pub mod state;
 pub mod time;
 pub mod toolset;
@@ -31,3 +33,4 @@ pub use event::{Event, Form, Record};
 pub use id::{Identifier, Ids};
 pub use state::State;
 pub use time::Timestamp;
+pub use workspace::Workspace;

@@ -12,6 +12,7 @@ use crate::agent::ToolPolicies;
 use crate::event::{CacheCreation, EnvironmentKind, ModelUsage, RequestPurpose, StopReason, UsageSnapshot};
 use crate::id::{AgentId, EnvironmentId, EventId, SessionId, ThreadId};
 use crate::time::Timestamp;
+use crate::workspace::Workspace;
 
 /// The version of [`State`]'s serialised form that this build writes and reads.
 pub const SNAPSHOT_FORMAT: u16 = 1;
@@ -53,6 +54,9 @@ pub struct State {
     pub usage: ModelUsage,
     pub cache_creation: CacheCreation,
     pub activity: Activity,
+    /// What is known of the session's files.
+    #[serde(default)]
+    pub workspace: Workspace,
 }
 
 /// The API's session status.

@@ -173,6 +173,7 @@ impl Draft<'_> {
         }
         *answered = true;
         let id = self.id();
+        let content = self.state.workspace.with_notice(content);
         Ok(self.emit(if cloud {
             Event::AgentToolResult { id, tool_use_id, content, is_error }
         } else {
@@ -274,12 +275,17 @@ impl Draft<'_> {
         }
     }
 
-    pub(super) fn start_tool(&mut self, tool_use_id: EventId, work_id: WorkId) -> Result<(), Refusal> {
+    pub(super) fn start_tool(
+        &mut self,
+        tool_use_id: EventId,
+        work_id: WorkId,
+        tip: Option<EventId>,
+    ) -> Result<(), Refusal> {
         let Some(call) = self.state.runnable_calls().find(|call| call.id == tool_use_id) else {
             return Err(Refusal::conflict(format!("{tool_use_id} is not a call that may run now")));
         };
         if !call.exposed {
-            self.emit(Event::ToolStarted { tool_use_id, work_id: Some(work_id) });
+            self.emit(Event::ToolStarted { tool_use_id, work_id: Some(work_id), tip });
         }
         Ok(())
     }
@@ -294,7 +300,7 @@ impl Draft<'_> {
             .map(|call| call.id.clone())
             .collect();
         for tool_use_id in exposed {
-            self.emit(Event::ToolStarted { tool_use_id, work_id: work_id.cloned() });
+            self.emit(Event::ToolStarted { tool_use_id, work_id: work_id.cloned(), tip: None });
         }
     }
 

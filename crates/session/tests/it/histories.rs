@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use session::command::{Command, Poster};
 use session::event::{Confirmation, EnvironmentKind, Event, ModelUsage};
 use session::id::EventId;
+use session::manifest::ContentHash;
 use session::state::{Runner, Status};
 use session::{Form, Ids, Record, State, Work, due};
 
@@ -24,6 +25,8 @@ enum Step {
     StartTool(u8),
     Show(u8),
     EndLease,
+    SaveWorkspace,
+    RestoreWorkspace,
     TakeOver,
     Later(u16),
     Archive,
@@ -41,6 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<u8>().prop_map(Step::StartTool),
         3 => any::<u8>().prop_map(Step::Show),
         1 => Just(Step::EndLease),
+        1 => Just(Step::SaveWorkspace),
+        1 => Just(Step::RestoreWorkspace),
         1 => Just(Step::TakeOver),
         2 => any::<u16>().prop_map(Step::Later),
         1 => Just(Step::Archive),
@@ -113,6 +118,15 @@ fn take(story: &mut Story, step: &Step) {
             .map(|call| vec![Command::Expose { calls: vec![call], work_id: None }])
             .unwrap_or_default(),
         Step::EndLease => vec![Command::EndLease { work_id: Ids::from_seed(1).next() }],
+        Step::SaveWorkspace => {
+            let manifest = ContentHash::of(story.state.position.to_string().as_bytes());
+            vec![Command::SaveWorkspace { manifest, bytes: 1, tip: story.state.workspace.tip.clone() }]
+        }
+        Step::RestoreWorkspace => {
+            let workspace = &story.state.workspace;
+            let manifest = workspace.saved.as_ref().map(|saved| saved.manifest.clone());
+            vec![Command::RestoreWorkspace { manifest, tip: workspace.tip.clone() }]
+        }
         Step::TakeOver => vec![Command::TakeOver { epoch: 2 }],
         Step::Later(millis) => {
             story.now = story.now.plus_millis(i64::from(*millis));

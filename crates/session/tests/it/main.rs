@@ -3,3 +3,4 @@
 mod histories;
 mod stories;
 mod story;
+mod workspaces;

@@ -1,0 +1,114 @@
+//! What a session's state knows of its files: which folder is the newest, what of it is kept, and what was lost.
+//!
+//! The files lie with a worker. Each start of a call that may change them, and each restoring, gets the folder a
+//! new name, its *tip*; a worker goes on with its own folder only if that has this name. A snapshot is of a tip too, and whatever
+//! was begun after it is lost with the worker. What was lost is told to the model with the next result of a tool,
+//! here, so that it is told once, whichever worker comes to deliver it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::content::ContentBlock;
+use crate::id::EventId;
+use crate::manifest::ContentHash;
+use crate::time::Timestamp;
+
+/// How every notice of lost files begins. A result without it is what the worker sent.
+const NOTICE: &str = "[Notice from the server: the worker that held this session's files was lost. ";
+
+/// A session's files, as far as its log tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// Names the newest folder: drawn for each call that may change it, and for each restoring that makes one.
+    /// `None` for a folder that nothing has changed yet.
+    pub tip: Option<EventId>,
+    /// The last call that may have changed files.
+    pub changed_by: Option<EventId>,
+    /// Calls that may have changed files and are not in the last snapshot.
+    pub unsaved: u32,
+    pub saved: Option<Saved>,
+    /// What the model has not been told yet.
+    pub lost: Option<Lost>,
+}
+
+/// The last snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    pub manifest: ContentHash,
+    /// Size of all its files.
+    pub bytes: u64,
+    pub at: Timestamp,
+}
+
+/// Changes that are gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// How many calls made them.
+    pub calls: u32,
+    /// When the files were kept that the session goes on with; `None` if none ever were.
+    pub saved_at: Option<Timestamp>,
+}
+
+impl Workspace {
+    /// A call that may change files begins.
+    pub(crate) fn change(&mut self, tool_use_id: &EventId, tip: Option<&EventId>) {
+        if self.changed_by.as_ref() != Some(tool_use_id) {
+            self.tip = Some(tip.unwrap_or(tool_use_id).clone());
+            self.changed_by = Some(tool_use_id.clone());
+            self.unsaved += 1;
+        }
+    }
+
+    pub(crate) fn save(&mut self, manifest: &ContentHash, bytes: u64, tip: Option<&EventId>, at: Timestamp) {
+        self.saved = Some(Saved { manifest: manifest.clone(), bytes, at });
+        self.unsaved = if self.tip.as_ref() == tip { 0 } else { self.unsaved.min(1) };
+    }
+
+    pub(crate) fn restore(&mut self, tip: &EventId) {
+        self.tip = Some(tip.clone());
+        let calls = std::mem::take(&mut self.unsaved);
+        if calls > 0 {
+            let before = self.lost.take().map_or(0, |lost| lost.calls);
+            self.lost = Some(Lost { calls: before + calls, saved_at: self.saved.as_ref().map(|saved| saved.at) });
+        }
+    }
+
+    /// A result that tells of what was lost has been recorded.
+    pub(crate) fn hear(&mut self, content: &[ContentBlock]) {
+        if content.first().is_some_and(is_notice) {
+            self.lost = None;
+        }
+    }
+
+    /// A worker's result, after what the model has to know first.
+    pub(crate) fn with_notice(&self, content: Vec<ContentBlock>) -> Vec<ContentBlock> {
+        let mut told: Vec<ContentBlock> = self.lost.iter().map(|lost| ContentBlock::text(notice(lost))).collect();
+        told.extend(content);
+        told
+    }
+}
+
+/// A result as its worker sent it.
+pub(crate) fn without_notice(content: &[ContentBlock]) -> &[ContentBlock] {
+    match content.split_first() {
+        Some((first, rest)) if is_notice(first) => rest,
+        _ => content,
+    }
+}
+
+fn is_notice(block: &ContentBlock) -> bool {
+    matches!(block, ContentBlock::Text { text, .. } if text.starts_with(NOTICE))
+}
+
+fn notice(lost: &Lost) -> String {
+    let Lost { calls, saved_at } = lost;
+    let (calls, verb) =
+        if *calls == 1 { ("the last call".to_owned(), "is") } else { (format!("the last {calls} calls"), "are") };
+    let state = match saved_at {
+        Some(at) => format!("are again as they were at {at}"),
+        None => "may be missing, because no state of them was ever saved".to_owned(),
+    };
+    format!(
+        "{NOTICE}Its files {state}; what {calls} of bash, write or edit before this one changed {verb} lost. Check the \
+         files before you rely on them.]"
+    )
+}
