@@ -1,5 +1,5 @@
-//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `Files`, `BlobRegistry` and
-//! `Idempotency` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
+//! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `Files`, `BlobRegistry`,
+//! `Idempotency` and `Chunks` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
 //! [`Subject`].
 //!
 //! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
@@ -12,6 +12,7 @@
 pub mod appends;
 pub mod bells;
 pub mod blobs;
+pub mod chunks;
 pub mod claims;
 pub mod definitions;
 pub mod files;
@@ -27,12 +28,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, Tracks, WorkQueue};
+use crate::port::{
+    BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Tracks, WorkQueue,
+};
 
 /// Everything that one store implements.
-pub trait Store: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency {}
+pub trait Store: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks {}
 
-impl<S: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency> Store for S {}
+impl<S: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks> Store for S {}
 
 /// A store under test, with what only a test may do to it.
 #[async_trait]
@@ -94,6 +97,9 @@ macro_rules! contract_tests {
                 a_revived_lease_is_not_ended, a_result_and_the_end_of_its_lease_exclude_each_other,
                 a_lease_can_be_ended_early, a_holder_ends_its_own_lease, the_end_of_a_session_stops_its_item,
                 pools_see_their_own_items, metadata_is_replaced, figures_are_counted, items_are_listed;
+            chunks: a_session_refers_to_its_own_chunks, a_token_that_ended_refers_to_nothing,
+                old_references_are_forgotten, a_purged_session_refers_to_nothing, a_chunk_that_was_collected_has_to_be_put_again,
+                a_chunk_is_garbage_a_day_after_nobody_refers_to_it;
             definitions: versions_follow_each_other, of_two_writers_of_a_version_one_wins,
                 an_archived_agent_stays_as_it_was, agents_are_listed, names_of_environments_are_unique,
                 an_environment_changes_from_what_was_seen, an_environment_in_use_stays,

@@ -7,6 +7,7 @@
 
 mod bell;
 mod blobs;
+mod chunks;
 mod definitions;
 mod files;
 mod idempotency;

@@ -6,6 +6,7 @@
 
 pub mod bell;
 pub mod blobs;
+pub mod chunks;
 pub mod clock;
 pub mod definitions;
 pub mod files;
@@ -19,6 +20,7 @@ pub mod work_queue;
 
 pub use bell::{Bell, Frame, Listener, Preview, PreviewDelta, Topic};
 pub use blobs::{Blob, BlobHash, BlobRegistry, BlobStream, BlobWriter, Blobs, OpenBlob};
+pub use chunks::Chunks;
 pub use clock::{Clock, Entropy};
 pub use definitions::{Agent, Definitions, Environment, EnvironmentConfig, EnvironmentKey, Networking};
 pub use files::{File, Files};

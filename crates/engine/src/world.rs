@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use session::{Ids, Limits};
 
-use crate::port::{Bell, Blobs, Clock, Definitions, Entropy, EventLog, Files, Idempotency, Leases, Model, WorkQueue};
+use crate::port::{
+    Bell, Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, Leases, Model, WorkQueue,
+};
 use crate::watch::Watch;
 
 /// The ports of one process, and the limits that its operator set.
@@ -19,6 +21,7 @@ pub struct World {
     pub bell: Arc<dyn Bell>,
     /// `None` where no store for blobs is configured: what needs one is refused by name.
     pub blobs: Option<Arc<dyn Blobs>>,
+    pub chunks: Arc<dyn Chunks>,
     pub model: Arc<dyn Model>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,

@@ -47,9 +47,10 @@ mod tool_params;
 mod unread;
 mod upload;
 mod work;
+mod workspace;
 
 pub use auth::{ENVIRONMENT_KEY_PREFIX, ITEM_TOKEN_PREFIX, POOL_ENVIRONMENT_ID, secret_hash};
-pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver};
+pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver, Restored, Saved};
 pub use draining::Draining;
 pub(crate) use environment_params::is_host_pattern;
 pub use openapi::openapi;

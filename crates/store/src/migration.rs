@@ -15,12 +15,14 @@ pub(crate) type Files = &'static [(i64, &'static str, &'static str)];
 pub(crate) const SQLITE: Files = &[
     (1, "setup", include_str!("../migrations/sqlite/0001_setup.sql")),
     (2, "files", include_str!("../migrations/sqlite/0002_files.sql")),
+    (3, "workspaces", include_str!("../migrations/sqlite/0003_workspaces.sql")),
     (4, "idempotency", include_str!("../migrations/sqlite/0004_idempotency.sql")),
     (5, "tracks", include_str!("../migrations/sqlite/0005_tracks.sql")),
 ];
 pub(crate) const POSTGRES: Files = &[
     (1, "setup", include_str!("../migrations/postgres/0001_setup.sql")),
     (2, "files", include_str!("../migrations/postgres/0002_files.sql")),
+    (3, "workspaces", include_str!("../migrations/postgres/0003_workspaces.sql")),
     (4, "idempotency", include_str!("../migrations/postgres/0004_idempotency.sql")),
     (5, "tracks", include_str!("../migrations/postgres/0005_tracks.sql")),
 ];

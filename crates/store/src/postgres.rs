@@ -6,6 +6,7 @@
 //! one that is unavailable.
 
 mod blobs;
+mod chunks;
 mod definitions;
 mod files;
 mod idempotency;

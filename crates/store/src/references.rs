@@ -8,7 +8,8 @@
 macro_rules! unreferenced {
     () => {
         "NOT EXISTS (SELECT 1 FROM records r WHERE r.blob = b.hash) \
-         AND NOT EXISTS (SELECT 1 FROM files f WHERE f.blob = b.hash)"
+         AND NOT EXISTS (SELECT 1 FROM files f WHERE f.blob = b.hash) \
+         AND NOT EXISTS (SELECT 1 FROM session_chunks c WHERE c.hash = b.hash)"
     };
 }
 pub(crate) use unreferenced;

@@ -5,6 +5,7 @@
 //! keeps a second process out, which is why every owner of an earlier start is known to be dead.
 
 mod blobs;
+mod chunks;
 mod definitions;
 mod files;
 mod idempotency;

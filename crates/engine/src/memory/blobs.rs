@@ -129,8 +129,9 @@ impl BlobRegistry for MemoryStore {
 }
 
 impl super::store::Tables {
-    /// Whether a file refers to the blob. Bodies of records stay in memory, whatever their size.
+    /// Whether a file or a session's snapshot refers to the blob. Bodies of records stay in memory, whatever their size.
     fn refers_to(&self, hash: &BlobHash) -> bool {
         self.files.values().any(|file| file.blob.as_ref() == Some(hash))
+            || self.chunks.keys().any(|(_, chunk)| chunk == hash)
     }
 }

@@ -180,6 +180,13 @@ impl EventLog for MemoryStore {
             let theirs = tables.files.extract_if(.., |_, file| file.session_id.as_ref() == Some(id));
             let let_go: Vec<_> = theirs.filter_map(|(_, file)| file.blob).collect();
             tables.blobs.extend(let_go.into_iter().map(|hash| (hash, now)));
+            let Tables { chunks, blobs, .. } = &mut *tables;
+            chunks.retain(|(session, hash), _| {
+                if let (true, Some(touched_at)) = (session == id, blobs.get_mut(hash)) {
+                    *touched_at = now;
+                }
+                session != id
+            });
         }
         Ok(gone.len())
     }

@@ -33,6 +33,8 @@ pub(super) struct Tables {
     /// Versions of each agent, oldest first.
     pub(super) agents: BTreeMap<AgentId, Vec<Agent>>,
     pub(super) environments: BTreeMap<EnvironmentId, Environment>,
+    /// When each session began to refer to each chunk.
+    pub(super) chunks: BTreeMap<(SessionId, BlobHash), Timestamp>,
     pub(super) keys: BTreeMap<EnvironmentKeyId, EnvironmentKey>,
     /// When each blob was last touched.
     pub(super) blobs: BTreeMap<BlobHash, Timestamp>,

@@ -219,6 +219,7 @@ impl Rig {
             files: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: Some(Arc::new(MemoryBlobs::new())),
+            chunks: store.clone(),
             model: model.clone(),
             clock,
             entropy: dice.clone(),

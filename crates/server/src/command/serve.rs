@@ -223,7 +223,9 @@ fn drain_timeout(config: &Config, is_lone: bool) -> Duration {
 fn blobs_place(config: &Config) -> String {
     match (&config.object_store.url, &config.database.url) {
         (Some(url), _) => url.clone(),
-        (None, Some(_)) => "in the database; no files (set OBJECT_STORE_URL)".to_owned(),
+        (None, Some(_)) => {
+            "in the database; no files, and no snapshots of workspaces (set OBJECT_STORE_URL)".to_owned()
+        }
         (None, None) => config.server.data_dir.join("blobs").display().to_string(),
     }
 }
@@ -392,6 +394,7 @@ fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Mod
         files: Arc::clone(&store.files),
         bell,
         blobs: store.blobs.clone(),
+        chunks: Arc::clone(&store.chunks),
         model,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),

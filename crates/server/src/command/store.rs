@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use engine::port::{BlobRegistry, Blobs, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
+use engine::port::{BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
 use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
@@ -22,6 +22,7 @@ pub(super) struct Store {
     pub(super) files: Arc<dyn Files>,
     pub(super) blobs: Option<Arc<dyn Blobs>>,
     pub(super) registry: Arc<dyn BlobRegistry>,
+    pub(super) chunks: Arc<dyn Chunks>,
     database: Database,
 }
 
@@ -69,6 +70,7 @@ impl Store {
                 work: store.clone(),
                 blobs: store.blobs(),
                 registry: store.clone(),
+                chunks: store.clone(),
                 definitions: store.clone(),
                 files: store.clone(),
                 idempotency: store,
@@ -80,6 +82,7 @@ impl Store {
                 work: store.clone(),
                 blobs: store.blobs(),
                 registry: store.clone(),
+                chunks: store.clone(),
                 definitions: store.clone(),
                 files: store.clone(),
                 idempotency: store,

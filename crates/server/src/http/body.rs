@@ -101,6 +101,16 @@ fn object(bytes: Vec<u8>, headers: &HeaderMap, service: &Service) -> Result<Opti
     parse(&bytes).map(Some)
 }
 
+/// A body of other than JSON, as it came.
+pub(super) async fn bytes(request: Request, service: &Service, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let (parts, body) = request.into_parts();
+    refuse_idempotency_key(&parts.headers)?;
+    if content_length(&parts.headers).is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    collect(body, limit, Duration::from_millis(service.limits.body_pause_ms)).await
+}
+
 /// The object that `bytes` hold.
 fn parse(bytes: &[u8]) -> Result<Fields, ApiError> {
     let text = std::str::from_utf8(bytes)

@@ -28,11 +28,40 @@ pub trait HttpObserver: Send + Sync + 'static {
     /// A worker's proxy refused a session's tools so often, for this reason. The reason is the worker's word.
     fn egress_refused(&self, _reason: &str, _count: u64) {}
 
+    /// A worker sent a workspace snapshot.
+    fn workspace_saved(&self, _saved: &Saved) {}
+
+    /// A worker made a session's files anew.
+    fn workspace_restored(&self, _restored: Restored) {}
+
     /// A stream of events was opened.
     fn stream_opened(&self) {}
 
     /// A stream of events ended, from either side.
     fn stream_closed(&self) {}
+}
+
+/// What became of a workspace snapshot. Size and length are the worker's word.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Saved {
+    Kept {
+        /// Of all files together.
+        bytes: u64,
+        /// From the first look at the files.
+        seconds: f64,
+    },
+    /// The lease had ended, or the files had changed again.
+    Overtaken,
+    Refused,
+}
+
+/// With what a session went on at another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// All that it had.
+    Whole,
+    /// An earlier state of its files.
+    Lost,
 }
 
 /// An observer that looks away.

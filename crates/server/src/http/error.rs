@@ -127,6 +127,11 @@ impl ApiError {
         Self::not_found("environment", id).code("environment_not_found")
     }
 
+    /// A part of the API that this server does not have as it is configured; the text names the setting: 501.
+    pub(super) fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotImplemented, message)
+    }
+
     /// The credential does not open this: 403.
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(Kind::Forbidden, message)

@@ -1,4 +1,6 @@
 //! `/v1/internal`: what our own worker asks of the server beyond the public API. Not for clients.
+//!
+//! What it asks about the session's files is in [`super::workspace`].
 
 use axum::Json;
 use axum::extract::State;
@@ -32,11 +34,16 @@ pub(super) async fn start_tool(
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let (item, token_hash) = held_item(caller, &ids)?;
+    let HeldItem { item, token_hash } = held_item(caller, &ids)?;
     let id = item.session_id.clone();
     let tool_use_id: EventId = path::parse(&body.required_string("tool_use_id")?, "tool use")?;
+    let tip: Option<EventId> = body.string("tip")?.map(|tip| path::parse(&tip, "event")).transpose()?;
     body.finish()?;
-    let command = Command::StartTool { tool_use_id: tool_use_id.clone(), work_id: item.id.clone() };
+    let work_id = item.id.clone();
+    let command = match tip {
+        Some(tip) => Command::StartToolAt { tool_use_id: tool_use_id.clone(), work_id, tip },
+        None => Command::StartTool { tool_use_id: tool_use_id.clone(), work_id },
+    };
     let fence = Fence::ItemToken { work_id: item.id, token_hash };
     service.sessions.command(&id, command, fence).await?;
     Ok(Json(json!({"type": "tool_start", "tool_use_id": tool_use_id})))
@@ -51,7 +58,7 @@ pub(super) async fn sandbox(
     ids: Ids,
     _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let (item, _) = held_item(caller, &ids)?;
+    let HeldItem { item, .. } = held_item(caller, &ids)?;
     let environment = environments::load(&service, item.environment_id.as_str()).await?;
     let network = match environment.config {
         EnvironmentConfig::Cloud {
@@ -97,11 +104,17 @@ pub(super) async fn count_refusals(
     Ok(Json(json!({"type": "refusals"})))
 }
 
-/// The caller's work item and the hash of its token, if the path names the item's session.
-fn held_item(caller: Caller, ids: &Ids) -> Result<(Box<WorkItem>, String), ApiError> {
+/// A work item and the hash of the token under which its holder calls.
+pub(super) struct HeldItem {
+    pub(super) item: Box<WorkItem>,
+    pub(super) token_hash: String,
+}
+
+/// The caller's work item, if the path names its session.
+pub(super) fn held_item(caller: Caller, ids: &Ids) -> Result<HeldItem, ApiError> {
     let id: SessionId = ids.get("session_id", "session")?;
     match caller {
-        Caller::ItemHolder { item, token_hash } if item.session_id == id => Ok((item, token_hash)),
+        Caller::ItemHolder { item, token_hash } if item.session_id == id => Ok(HeldItem { item, token_hash }),
         Caller::ItemHolder { .. } => Err(ApiError::not_found("session", id.as_str())),
         Caller::FormerHolder => Err(ApiError::token_ended()),
         _ => Err(ApiError::forbidden("this needs the token of a work item")),

@@ -65,7 +65,7 @@ const SESSIONS: &[&str] = &[
 /// an upload that is sent twice makes two files.
 const UNKEYED: [&str; 5] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread", "upload_file"];
 
-const OPERATIONS: [Operation; 47] = [
+const OPERATIONS: [Operation; 53] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
     get("/v1/models", "list_models", &["limit", "after_id", "before_id", "lifecycle[]"], Json("ModelPage")),
@@ -120,6 +120,33 @@ const OPERATIONS: [Operation; 47] = [
     post("/v1/internal/sessions/{session_id}/tool_starts", "start_tool", Some("StartTool"), Json("ToolStart")),
     get("/v1/internal/sessions/{session_id}/sandbox", "sandbox_settings", &[], Json("SandboxSettings")),
     post("/v1/internal/sessions/{session_id}/refusals", "count_refusals", Some("Refusals"), Json("CountedRefusals")),
+    get("/v1/internal/sessions/{session_id}/workspace", "retrieve_workspace", &[], Json("Workspace")),
+    Operation {
+        query: &["tip", "duration_ms"],
+        ..post(
+            "/v1/internal/sessions/{session_id}/workspace",
+            "save_workspace",
+            Some("Manifest"),
+            Json("SavedWorkspace"),
+        )
+    },
+    post(
+        "/v1/internal/sessions/{session_id}/workspace/restores",
+        "restore_workspace",
+        Some("RestoreWorkspace"),
+        Json("RestoredWorkspace"),
+    ),
+    post(
+        "/v1/internal/sessions/{session_id}/chunks/missing",
+        "missing_chunks",
+        Some("ChunkHashes"),
+        Json("MissingChunks"),
+    ),
+    Operation {
+        method: "put",
+        ..post("/v1/internal/sessions/{session_id}/chunks/{hash}", "put_chunk", Some("ChunkBytes"), Json("Chunk"))
+    },
+    get("/v1/internal/sessions/{session_id}/chunks/{hash}", "get_chunk", &[], Json("ChunkBytes")),
     post("/v1/internal/workspaces/ended", "ended_workspaces", Some("Workspaces"), Json("EndedWorkspaces")),
 ];
 

@@ -3,14 +3,14 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::{ApiError, Kind};
 use super::families::FAMILIES;
 use super::{
     Service, agents, context, environments, events, families, files, health, internal, models, sessions, stream,
-    threads, work,
+    threads, work, workspace,
 };
 
 /// The API as a service: routes, and around each of them [`super::context`].
@@ -55,6 +55,10 @@ pub fn router(service: Service) -> Router {
         .route("/v1/internal/sessions/{session_id}/tool_starts", post(internal::start_tool))
         .route("/v1/internal/sessions/{session_id}/sandbox", get(internal::sandbox))
         .route("/v1/internal/sessions/{session_id}/refusals", post(internal::count_refusals))
+        .route("/v1/internal/sessions/{session_id}/workspace", get(workspace::retrieve).post(workspace::save))
+        .route("/v1/internal/sessions/{session_id}/workspace/restores", post(workspace::restore))
+        .route("/v1/internal/sessions/{session_id}/chunks/missing", post(workspace::missing_chunks))
+        .route("/v1/internal/sessions/{session_id}/chunks/{hash}", put(workspace::put_chunk).get(workspace::get_chunk))
         .route("/v1/internal/workspaces/ended", post(internal::ended_workspaces));
     for family in FAMILIES {
         router = router

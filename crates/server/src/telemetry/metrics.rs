@@ -48,6 +48,13 @@ const REFUSAL_REASONS: [&str; 8] =
 const TURN_SECONDS: [f64; 12] = [0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0];
 const FIRST_TOKEN_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0];
 const ITERATIONS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0];
+/// What becomes of a workspace snapshot.
+pub(crate) const SNAPSHOT_OUTCOMES: [&str; 3] = ["kept", "overtaken", "refused"];
+/// With what a session goes on at another worker.
+pub(crate) const RESTORE_OUTCOMES: [&str; 2] = ["whole", "lost"];
+
+const SNAPSHOT_SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+const SNAPSHOT_BYTES: [f64; 9] = [1e4, 1e5, 1e6, 1e7, 5e7, 1e8, 5e8, 1e9, 1e10];
 const DRAIN_SECONDS: [f64; 8] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0];
 const ACQUIRE_SECONDS: [f64; 9] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 const CACHE_SECONDS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0];
@@ -82,6 +89,10 @@ pub struct Metrics {
     pub(crate) tool_calls: Family<labels::ToolLabels, Counter>,
     pub(crate) tokens: Family<labels::TokenLabels, Counter>,
     pub(crate) egress_refused: Family<OneLabel, Counter>,
+    pub(crate) snapshots: Family<OneLabel, Counter>,
+    pub(crate) snapshot_duration: Histogram,
+    pub(crate) snapshot_bytes: Histogram,
+    pub(crate) restores: Family<OneLabel, Counter>,
     pub(crate) draining: Gauge,
     pub(crate) drain_duration: Histogram,
     pub(crate) request_duration: Histograms<RouteLabels>,
@@ -147,6 +158,32 @@ impl Metrics {
                 "What tools asked of the network and were refused",
                 "reason",
                 &REFUSAL_REASONS,
+            ),
+            snapshots: counters(
+                r,
+                "agent_workspace_snapshots",
+                "Snapshots of workspaces that workers sent",
+                "outcome",
+                &SNAPSHOT_OUTCOMES,
+            ),
+            snapshot_duration: histogram(
+                r,
+                "agent_workspace_snapshot_duration_seconds",
+                "From a worker's first look at the files to its kept snapshot",
+                &SNAPSHOT_SECONDS,
+            ),
+            snapshot_bytes: histogram(
+                r,
+                "agent_workspace_snapshot_bytes",
+                "Size of all files of a kept snapshot",
+                &SNAPSHOT_BYTES,
+            ),
+            restores: counters(
+                r,
+                "agent_workspace_restores",
+                "Workspaces that a worker made anew",
+                "outcome",
+                &RESTORE_OUTCOMES,
             ),
             draining: gauge(r, "agent_draining", "1 while the process hands its work over"),
             drain_duration: histogram(r, "agent_drain_duration_seconds", "Length of finished drains", &DRAIN_SECONDS),

@@ -17,3 +17,4 @@ mod openapi;
 mod sessions;
 mod streams;
 mod work;
+mod workspaces;

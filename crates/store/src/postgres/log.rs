@@ -265,11 +265,14 @@ impl EventLog for PostgresStore {
                     RETURNING id), \
                 records_gone AS (DELETE FROM records WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
                 files_gone AS (DELETE FROM files WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
+                chunks_gone AS (\
+                    DELETE FROM session_chunks WHERE session_id IN (SELECT id FROM gone) RETURNING hash), \
                 touched AS (\
                     UPDATE blobs SET touched_at = ",
                 now!(),
                 " WHERE hash IN (\
-                        SELECT blob FROM records_gone UNION SELECT blob FROM files_gone)), \
+                        SELECT blob FROM records_gone UNION SELECT blob FROM files_gone \
+                        UNION SELECT hash FROM chunks_gone)), \
                 items_gone AS (DELETE FROM work_items WHERE session_id IN (SELECT id FROM gone)) \
                 SELECT COUNT(*) FROM gone",
             ))

@@ -348,7 +348,8 @@ async fn remove(connection: &mut Connection, before: Timestamp, limit: usize, no
         query(
             "UPDATE blobs SET touched_at = ?1 WHERE hash IN (\
                 SELECT blob FROM records WHERE session_id = ?2 AND blob IS NOT NULL \
-                UNION SELECT blob FROM files WHERE session_id = ?2 AND blob IS NOT NULL)",
+                UNION SELECT blob FROM files WHERE session_id = ?2 AND blob IS NOT NULL \
+                UNION SELECT hash FROM session_chunks WHERE session_id = ?2)",
         )
         .bind(now)
         .bind(id)
@@ -359,6 +360,7 @@ async fn remove(connection: &mut Connection, before: Timestamp, limit: usize, no
             "DELETE FROM records WHERE session_id = ?",
             "DELETE FROM files WHERE session_id = ?",
             "DELETE FROM work_items WHERE session_id = ?",
+            "DELETE FROM session_chunks WHERE session_id = ?",
             "DELETE FROM sessions WHERE id = ?",
         ] {
             query(statement).bind(id).execute(&mut *connection).await.map_err(store_error)?;

@@ -166,6 +166,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
         files: Arc::clone(&shared.store) as _,
         bell: Arc::new(FaultyBell::new(&shared.lines, Arc::clone(&process))),
         blobs: None,
+        chunks: Arc::clone(&shared.store) as _,
         model: Arc::new(SimulatedModel { process: Arc::clone(&process), shared: Arc::clone(shared) }),
         clock: Arc::new(SkewedClock { clock: shared.clock.clone(), error_ms }),
         entropy: shared.dice.clone(),

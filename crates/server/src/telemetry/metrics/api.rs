@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::labels::{OTHER, RouteLabels};
 use super::{Metrics, REFUSAL_REASONS};
-use crate::http::{ErrorClass, FinishedRequest, HttpObserver};
+use crate::http::{ErrorClass, FinishedRequest, HttpObserver, Restored, Saved};
 
 impl HttpObserver for Metrics {
     fn request_finished(&self, request: &FinishedRequest<'_>) {
@@ -33,6 +33,27 @@ impl HttpObserver for Metrics {
     fn egress_refused(&self, reason: &str, count: u64) {
         let reason = REFUSAL_REASONS.iter().find(|known| **known == reason).copied().unwrap_or(OTHER);
         self.egress_refused.get_or_create(&[("reason", reason)]).inc_by(count);
+    }
+
+    fn workspace_saved(&self, saved: &Saved) {
+        let outcome = match saved {
+            Saved::Kept { bytes, seconds } => {
+                self.snapshot_bytes.observe(*bytes as f64);
+                self.snapshot_duration.observe(*seconds);
+                "kept"
+            }
+            Saved::Overtaken => "overtaken",
+            Saved::Refused => "refused",
+        };
+        self.snapshots.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    fn workspace_restored(&self, restored: Restored) {
+        let outcome = match restored {
+            Restored::Whole => "whole",
+            Restored::Lost => "lost",
+        };
+        self.restores.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     fn stream_opened(&self) {

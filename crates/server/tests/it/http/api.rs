@@ -76,6 +76,7 @@ impl Api {
             files: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: store.blobs(),
+            chunks: store.clone(),
             model: Arc::new(Scripted),
             clock,
             entropy: Arc::new(Counting::default()),

@@ -23,7 +23,7 @@ async fn records(rig: &Rig) -> Vec<StoredRecord> {
 /// The calls that were recorded as shown, and to the holder of which item.
 async fn started(rig: &Rig) -> Vec<(String, Option<String>)> {
     let started = |stored: StoredRecord| match stored.record.event {
-        Event::ToolStarted { tool_use_id, work_id } => {
+        Event::ToolStarted { tool_use_id, work_id, .. } => {
             Some((tool_use_id.as_str().to_owned(), work_id.map(|id| id.as_str().to_owned())))
         }
         _ => None,
