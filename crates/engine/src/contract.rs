@@ -28,9 +28,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{
-    BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Tracks, WorkQueue,
-};
+use crate::port::{BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Tracks, WorkQueue};
 
 /// Everything that one store implements.
 pub trait Store: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks {}

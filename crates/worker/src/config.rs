@@ -30,6 +30,8 @@ pub struct WorkerConfig {
     /// An idle session without calls is given back after this, or when another one needs its slot; its processes end,
     /// its files stay.
     pub idle_timeout: Duration,
+    /// A workspace that holds more, in bytes, is not kept for other workers.
+    pub snapshot_bytes_max: u64,
     /// How often the workspaces of deleted sessions are looked for.
     pub sweep_period: Duration,
     pub sandbox: SandboxConfig,
@@ -51,6 +53,7 @@ impl WorkerConfig {
             lease_ttl_seconds: 5,
             poll_block_ms: 999,
             idle_timeout: Duration::from_secs(600),
+            snapshot_bytes_max: 2 << 30,
             sweep_period: Duration::from_secs(60),
             sandbox,
             strongest_confinement: false,

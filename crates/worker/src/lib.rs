@@ -20,6 +20,7 @@ mod probe;
 mod queue;
 pub mod sandbox;
 mod secret;
+mod snapshot;
 mod tools;
 
 pub use config::{POOL_ENVIRONMENT, WorkerConfig};

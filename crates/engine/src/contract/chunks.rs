@@ -2,10 +2,10 @@
 
 use session::Command;
 
-use super::story::{Setting, Story, queued_session, work_id};
+use super::story::{Phrase, Setting, Story, queued_session, work_id};
 use super::{Store, Subject};
 use crate::port::work_queue::Pool;
-use crate::port::{AppendError, Blob, BlobHash};
+use crate::port::{AppendError, Blob, BlobHash, WorkChange};
 
 fn hash(digit: char) -> BlobHash {
     BlobHash::parse(&digit.to_string().repeat(64)).expect("64 digits")
@@ -72,13 +72,13 @@ pub async fn old_references_are_forgotten(subject: &impl Subject) {
 pub async fn a_purged_session_refers_to_nothing(subject: &impl Subject) {
     let store = subject.store();
     announce(&*store, &['a']).await;
-    let mut story = held(&*store, 1, "t1").await;
+    // At rest, or it could not be deleted.
+    let (mut story, created) = Story::begin(1);
+    let ensure = WorkChange::Ensure { work_id: work_id(1) };
+    store.append(created.and(ensure)).await.expect("the session is new");
+    let polled = store.poll(&Pool::Cloud, "worker", 5_000, "t1").await.expect("the store answers");
+    assert_eq!(polled.map(|item| item.id), Some(work_id(1)));
     store.refer(story.id(), &work_id(1), "t1", &hash('a')).await.expect("the token is good");
-    let stopped = story.tell(Command::Post {
-        events: vec![session::ClientEvent::Interrupt { session_thread_id: None }],
-        poster: session::Poster::Application,
-    });
-    store.append(stopped).await.expect("nobody else appends");
     store.append(story.tell(Command::Delete)).await.expect("nobody else appends");
     let purged = store.purge(story.state.last_at.successor(), 10).await.expect("the store answers");
     assert_eq!(purged, 1);

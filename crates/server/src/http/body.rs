@@ -104,7 +104,7 @@ fn object(bytes: Vec<u8>, headers: &HeaderMap, service: &Service) -> Result<Opti
 /// A body of other than JSON, as it came.
 pub(super) async fn bytes(request: Request, service: &Service, limit: usize) -> Result<Vec<u8>, ApiError> {
     let (parts, body) = request.into_parts();
-    refuse_idempotency_key(&parts.headers)?;
+    idempotency::refuse(&parts.headers)?;
     if content_length(&parts.headers).is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }

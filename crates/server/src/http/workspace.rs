@@ -23,6 +23,7 @@ use super::body::{self, JsonBody};
 use super::context::{Restored, Saved};
 use super::error::ApiError;
 use super::fields;
+use super::idempotency;
 use super::internal::{HeldItem, held_item};
 use super::path::{self, Ids};
 use super::query::{NoQuery, Query};
@@ -64,6 +65,7 @@ pub(super) async fn save(
     mut query: Query,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
+    idempotency::refuse(request.headers())?;
     let held = held_item(caller, &ids)?;
     let tip = query.string("tip")?.map(|tip| path::parse(&tip, "event")).transpose()?;
     let duration_ms: u64 = query.number("duration_ms", 0, u64::from(u32::MAX))?.unwrap_or_default();
@@ -194,6 +196,7 @@ pub(super) async fn put_chunk(
     _: NoQuery,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
+    idempotency::refuse(request.headers())?;
     let held = held_item(caller, &ids)?;
     let blobs = blobs(&service)?;
     let named = chunk_hash(&ids)?;
@@ -231,6 +234,7 @@ async fn put(service: &Service, blobs: &dyn Blobs, held: &HeldItem, bytes: Vec<u
     match service.world.chunks.refer(&item.session_id, &item.id, token_hash, &hash).await {
         Ok(()) => Ok(hash),
         Err(AppendError::Store(error)) => Err(error.into()),
+        Err(AppendError::KeyUsed(used)) => Err(used.into()),
         Err(AppendError::TokenEnded | AppendError::Fenced) => Err(ApiError::token_ended()),
         // Nobody has put it for a day until just now, and the collector came in between. The worker sends it again.
         Err(AppendError::Conflict) => Err(ApiError::unavailable("the chunk has to be sent again", "it was collected")),

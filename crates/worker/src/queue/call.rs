@@ -1,11 +1,13 @@
 //! One tool call from its recorded start to its delivered result.
 
+use session::id::EventId;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::client::ApiError;
 use super::connected::ConnectedSandbox;
+use super::files::SessionFiles;
 use super::pending::{Call, Calls};
 use super::session::Context;
 use crate::sandbox::CallEnd;
@@ -27,12 +29,17 @@ pub(crate) enum Finished {
 /// `cancelled` kills it with all its descendants; a finished result is then not delivered any more.
 pub(crate) async fn run(
     context: &Context,
+    files: &SessionFiles,
     mut sandbox: Option<ConnectedSandbox>,
     call: Call,
     cancelled: &CancellationToken,
 ) -> (Option<ConnectedSandbox>, Finished) {
-    if let Some(finished) = record_start(context, &call, cancelled).await {
+    let tip = if call.changes_files() { files.starting() } else { None };
+    if let Some(finished) = record_start(context, &call, tip.as_ref(), cancelled).await {
         return (sandbox, finished);
+    }
+    if tip.is_some() {
+        files.started();
     }
     let outcome = match perform(context, &mut sandbox, &call, cancelled).await {
         CallEnd::Done(outcome) => outcome,
@@ -42,10 +49,15 @@ pub(crate) async fn run(
 }
 
 /// Tells the server that the call is about to run; without its consent nothing runs.
-async fn record_start(context: &Context, call: &Call, cancelled: &CancellationToken) -> Option<Finished> {
+async fn record_start(
+    context: &Context,
+    call: &Call,
+    tip: Option<&EventId>,
+    cancelled: &CancellationToken,
+) -> Option<Finished> {
     let mut backoff = retry_backoff();
     loop {
-        let attempt = context.client.tool_start(&context.session_id, &context.token, &call.tool_use_id);
+        let attempt = context.client.tool_start(&context.session_id, &context.token, &call.tool_use_id, tip);
         let result = tokio::select! {
             result = attempt => result,
             () = cancelled.cancelled() => return Some(Finished::Dropped),

@@ -3,6 +3,7 @@
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use session::id::EventId;
 use std::time::Duration;
 
 use super::wire::{
@@ -159,10 +160,21 @@ impl Client {
     }
 
     /// Records that a call is about to run. Only after this may it have an effect.
-    pub(crate) async fn tool_start(&self, session_id: &str, token: &Secret, call: &str) -> Result<(), ApiError> {
+    /// `tip` is what the files are called from then on.
+    pub(crate) async fn tool_start(
+        &self,
+        session_id: &str,
+        token: &Secret,
+        call: &str,
+        tip: Option<&EventId>,
+    ) -> Result<(), ApiError> {
         let url = self.path(&["v1", "internal", "sessions", session_id, "tool_starts"]);
         let request = self.request(Method::POST, url, token);
-        accepted(request.json(&json!({"tool_use_id": call}))).await.map(drop)
+        let body = match tip {
+            Some(tip) => json!({"tool_use_id": call, "tip": tip}),
+            None => json!({"tool_use_id": call}),
+        };
+        accepted(request.json(&body)).await.map(drop)
     }
 
     /// How the session's next sandbox is to be made.
@@ -210,7 +222,7 @@ impl Client {
         accepted(request.json(&json!({"events": [event]}))).await.map(drop)
     }
 
-    fn request(&self, method: Method, url: Url, credential: &Secret) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, url: Url, credential: &Secret) -> RequestBuilder {
         self.http.request(method, url).bearer_auth(credential.expose())
     }
 
@@ -220,7 +232,7 @@ impl Client {
     }
 
     /// A path below the server's URL. Ids become one segment each, whatever they hold.
-    fn path(&self, segments: &[&str]) -> Url {
+    pub(super) fn path(&self, segments: &[&str]) -> Url {
         let mut url = self.server.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -229,16 +241,16 @@ impl Client {
     }
 }
 
-async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ApiError> {
+pub(super) async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ApiError> {
     let body = accepted(request).await?.bytes().await.map_err(unreachable)?;
     serde_json::from_slice(&body).map_err(|error| ApiError::Malformed(error.to_string()))
 }
 
-async fn accepted(request: RequestBuilder) -> Result<Response, ApiError> {
+pub(super) async fn accepted(request: RequestBuilder) -> Result<Response, ApiError> {
     let response = request.send().await.map_err(unreachable)?;
     if response.status().is_success() { Ok(response) } else { Err(ApiError::Status(response.status())) }
 }
 
-fn unreachable(error: reqwest::Error) -> ApiError {
+pub(super) fn unreachable(error: reqwest::Error) -> ApiError {
     ApiError::Unreachable(error.without_url())
 }

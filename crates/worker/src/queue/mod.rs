@@ -1,14 +1,16 @@
 //! The claim loop: asks the server for sessions that need a worker and serves several at a time.
 //!
 //! [`session`] serves one of them and [`call`] runs one tool call; [`lease`] beats meanwhile,
-//! and [`network`] lets its tools reach what they may. [`pending`] decides
+//! [`network`] lets its tools reach what they may, and [`files`] keeps its files. [`pending`] decides
 //! what is owed and [`sse`] reads the stream, both pure; [`client`] holds every request, [`wire`] its shapes.
 
 mod backoff;
 mod call;
+mod chunks;
 mod client;
 mod connected;
 mod feed;
+mod files;
 mod lease;
 mod network;
 mod pending;
@@ -31,6 +33,7 @@ use crate::sandbox::config::{Confinement, SandboxConfig};
 use crate::{ProbeReport, probe, sandbox, settle};
 use backoff::Backoff;
 use client::{ApiError, Client};
+use files::Keeping;
 use lease::Lease;
 use session::{Context, Release};
 use wire::WorkItem;
@@ -60,7 +63,8 @@ pub async fn run(mut config: WorkerConfig, shutdown: CancellationToken) -> Resul
     let client = Arc::new(client);
     let egress = Egress::new(config.network.clone());
     let workspaces = Workspaces::default();
-    let worker = Arc::new(Worker { config, client, egress, shutdown, room_wanted, workspaces });
+    let keeping = Keeping::new(config.snapshot_bytes_max);
+    let worker = Arc::new(Worker { config, client, egress, shutdown, room_wanted, workspaces, keeping });
     let slots = Arc::new(Semaphore::new(worker.config.max_sessions.max(1)));
     let mut sessions = JoinSet::new();
     let result = tokio::select! {
@@ -109,6 +113,7 @@ struct Worker {
     /// that has been quiet for longest goes.
     room_wanted: Arc<Notify>,
     workspaces: Workspaces,
+    keeping: Keeping,
 }
 
 /// One sandbox at a time for each session: an item that comes back while its last holder here still kills what ran
@@ -209,6 +214,7 @@ impl Worker {
             token: token.clone(),
             idle_timeout: self.config.idle_timeout,
             room_wanted: self.room_wanted.clone(),
+            keeping: self.keeping.clone(),
         };
         tracing::info!(work_id = item.id, session_id = item.data.id, "session claimed");
         tokio::select! {

@@ -17,6 +17,13 @@ pub(crate) struct Call {
     pub input: Value,
 }
 
+impl Call {
+    /// Whether the session's files may be others afterwards.
+    pub(crate) fn changes_files(&self) -> bool {
+        !toolset::is_read_only(&self.tool)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Waits for the user's confirmation.

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::call::{self, Finished};
-use super::client::Client;
+use super::client::{ApiError, Client};
 use super::connected::ConnectedSandbox;
 use super::feed::{self, News};
+use super::files::{Keeping, SessionFiles};
 use super::lease::{Lease, LeaseEnd};
 use super::pending::Calls;
 use super::wire::Event;
@@ -32,7 +33,14 @@ pub(crate) struct Context {
     pub idle_timeout: Duration,
     /// Tells the session that has been quiet for longest to make room.
     pub room_wanted: Arc<Notify>,
+    pub keeping: Keeping,
 }
+
+/// How long a call that changes files waits for a snapshot under way.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the last snapshot of a session that is given back may take: of one that is idle, and of one that is wanted.
+const LAST_SNAPSHOT_IDLE: Duration = Duration::from_secs(120);
+const LAST_SNAPSHOT_WANTED: Duration = Duration::from_secs(10);
 
 /// Why a worker lets a session go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +67,22 @@ pub(crate) async fn serve(context: &Context, lease: &Lease, shutdown: &Cancellat
         }
     };
     tokio::pin!(stopped);
-    let (status, sandbox) = tokio::select! {
+    let prepared = async {
+        let files = SessionFiles::begin(context).await?;
+        Ok::<_, ApiError>((files, ConnectedSandbox::start(context).await))
+    };
+    let (status, prepared) = tokio::select! {
         // The sandbox is warm by the time the first call is known.
-        started = async { tokio::join!(status(context), ConnectedSandbox::start(context)) } => started,
+        started = async { tokio::join!(status(context), prepared) } => started,
         release = &mut stopped => return release,
+    };
+    let (files, sandbox) = match (prepared, &status) {
+        (Ok(prepared), _) => prepared,
+        (Err(_), Err(release)) => return *release,
+        (Err(error), Ok(_)) => {
+            tracing::warn!(session_id = context.session_id, %error, "the session's files cannot be asked for");
+            return Release::LeaseLost;
+        }
     };
     let sandbox = sandbox
         .inspect_err(
@@ -75,6 +95,10 @@ pub(crate) async fn serve(context: &Context, lease: &Lease, shutdown: &Cancellat
         calls: Calls::default(),
         sandbox,
         running: None,
+        files: files.clone(),
+        is_unsaved: false,
+        saving: None,
+        waits_until: None,
         is_idle: false,
         quiet_since: Instant::now(),
     };
@@ -86,7 +110,21 @@ pub(crate) async fn serve(context: &Context, lease: &Lease, shutdown: &Cancellat
         Err(release) => release,
     };
     service.end().await;
+    let patience = match release {
+        Release::Idle => LAST_SNAPSHOT_IDLE,
+        Release::AskedToStop | Release::ShuttingDown => LAST_SNAPSHOT_WANTED,
+        Release::Terminated | Release::Deleted | Release::LeaseLost => return release,
+    };
+    // Nothing changes the files any more. What has not changed since the last snapshot costs a look.
+    if files.is_kept() && tokio::time::timeout(patience, save(context, &files, true)).await.is_err() {
+        tracing::warn!(session_id = context.session_id, "the last snapshot was not done in time");
+    }
     release
+}
+
+fn save(context: &Context, files: &Arc<SessionFiles>, is_last: bool) -> SaveFuture {
+    let Context { client, session_id, token, keeping, .. } = context;
+    Box::pin(files.clone().save(keeping.clone(), client.clone(), session_id.clone(), token.clone(), is_last))
 }
 
 /// Whether the session is idle, or why it needs no worker.
@@ -111,9 +149,12 @@ type CallFuture<'a> = Pin<Box<dyn Future<Output = (Option<ConnectedSandbox>, Fin
 /// The call that runs now. It holds the sandbox meanwhile.
 struct Running<'a> {
     tool_use_id: String,
+    changes_files: bool,
     cancelled: CancellationToken,
     future: CallFuture<'a>,
 }
+
+type SaveFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Service<'a> {
     context: &'a Context,
@@ -121,6 +162,13 @@ struct Service<'a> {
     calls: Calls,
     sandbox: Option<ConnectedSandbox>,
     running: Option<Running<'a>>,
+    files: Arc<SessionFiles>,
+    /// A call may have changed files since the last snapshot was begun.
+    is_unsaved: bool,
+    /// The snapshot under way. Dropping it gives it up.
+    saving: Option<SaveFuture>,
+    /// Until when the next call waits for it.
+    waits_until: Option<Instant>,
     is_idle: bool,
     quiet_since: Instant,
 }
@@ -129,6 +177,8 @@ impl Service<'_> {
     async fn work(&mut self, mut stopped: Pin<&mut impl Future<Output = Release>>) -> Release {
         loop {
             self.start_next();
+            self.save_if_quiet();
+            let waits_until = self.waits_until;
             let quiet_until = self.quiet_since + self.context.idle_timeout;
             let may_release = self.is_idle && self.running.is_none();
             let release = tokio::select! {
@@ -136,6 +186,14 @@ impl Service<'_> {
                 release = &mut stopped => Some(release),
                 news = self.feed.recv() => self.hear(news),
                 (sandbox, finished) = finish(&mut self.running) => self.finished(sandbox, finished),
+                () = finish_saving(&mut self.saving) => {
+                    self.waits_until = None;
+                    None
+                }
+                () = tokio::time::sleep_until(waits_until.unwrap_or(quiet_until)), if waits_until.is_some() => {
+                    self.give_snapshot_up();
+                    None
+                }
                 () = tokio::time::sleep_until(quiet_until), if may_release => Some(Release::Idle),
                 () = self.context.room_wanted.notified(), if may_release => Some(Release::Idle),
             };
@@ -151,11 +209,34 @@ impl Service<'_> {
             return;
         }
         let Some(call) = self.calls.next().cloned() else { return };
+        let changes_files = call.changes_files();
+        if changes_files && self.saving.is_some() {
+            self.waits_until.get_or_insert_with(|| Instant::now() + SNAPSHOT_PATIENCE);
+            return;
+        }
         let cancelled = CancellationToken::new();
         let tool_use_id = call.tool_use_id.clone();
         let (context, sandbox, token) = (self.context, self.sandbox.take(), cancelled.clone());
-        let future = Box::pin(async move { call::run(context, sandbox, call, &token).await });
-        self.running = Some(Running { tool_use_id, cancelled, future });
+        let files = self.files.clone();
+        let future = Box::pin(async move { call::run(context, &files, sandbox, call, &token).await });
+        self.running = Some(Running { tool_use_id, changes_files, cancelled, future });
+    }
+
+    /// Begins a snapshot once all calls of an answer are done.
+    fn save_if_quiet(&mut self) {
+        if self.is_unsaved && self.saving.is_none() && self.running.is_none() && self.files.is_kept() {
+            self.is_unsaved = false;
+            self.saving = Some(save(self.context, &self.files, false));
+        }
+    }
+
+    /// The call that comes now will be in the next one.
+    fn give_snapshot_up(&mut self) {
+        self.waits_until = None;
+        if self.saving.take().is_some() {
+            self.is_unsaved = true;
+            tracing::debug!(session_id = self.context.session_id, "a snapshot is given up for a call that waits");
+        }
     }
 
     /// Takes in what the feed brings, and everything that waits behind it: it is older than any call started now.
@@ -203,12 +284,14 @@ impl Service<'_> {
         self.quiet_since = Instant::now();
         self.sandbox = sandbox;
         let running = self.running.take().expect("only a running call finishes");
+        self.is_unsaved |= running.changes_files;
         self.calls.close(running.tool_use_id);
         (finished == Finished::LeaseLost).then_some(Release::LeaseLost)
     }
 
     /// Kills what runs and takes the sandbox down.
     async fn end(mut self) {
+        drop(self.saving.take());
         if let Some(running) = self.running.take() {
             running.cancelled.cancel();
             self.sandbox = running.future.await.0;
@@ -216,6 +299,17 @@ impl Service<'_> {
         if let Some(sandbox) = self.sandbox {
             sandbox.close().await;
         }
+    }
+}
+
+/// Resolves with the snapshot under way, never if there is none.
+async fn finish_saving(saving: &mut Option<SaveFuture>) {
+    match saving {
+        Some(future) => {
+            future.as_mut().await;
+            *saving = None;
+        }
+        None => std::future::pending().await,
     }
 }
 

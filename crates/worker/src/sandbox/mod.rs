@@ -327,18 +327,24 @@ fn prepare(config: &SandboxConfig, session_id: &str) -> Result<PathBuf, SandboxE
 /// Removes a deleted session's workspace.
 pub async fn remove_workspace(config: &SandboxConfig, session_id: &str) -> Result<(), SandboxError> {
     let path = workspace_path(&config.workspaces_dir, session_id)?;
-    let removed = match tokio::fs::remove_dir_all(&path).await {
+    let (folder, folders, session_id) = (path.clone(), config.workspaces_dir.clone(), session_id.to_owned());
+    let removed = tokio::task::spawn_blocking(move || {
+        remove_folder(&folder)?;
+        crate::snapshot::place::forget(&folders, &session_id)
+    });
+    removed.await.map_err(std::io::Error::other).flatten().map_err(|source| SandboxError::Workspace { path, source })
+}
+
+/// Removes a folder of which commands may have locked parts; one that is not there is removed.
+pub(crate) fn remove_folder(folder: &Path) -> std::io::Result<()> {
+    let removed = match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            let locked = path.clone();
-            let unlocked = tokio::task::spawn_blocking(move || unlock(locked)).await;
-            unlocked.map_err(std::io::Error::other).flatten().and(tokio::fs::remove_dir_all(&path).await)
+            unlock(folder.to_owned()).and_then(|()| std::fs::remove_dir_all(folder))
         }
         result => result,
     };
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(SandboxError::Workspace { path, source: error })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }

@@ -64,6 +64,18 @@ impl Running {
         }
         panic!("{} was never written", path.display());
     }
+
+    /// The same for a file that is not read.
+    async fn until_exists(&self, name: &str) {
+        let path = self.place.workspace().join(name);
+        for _ in 0..1000 {
+            if path.exists() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} was never written", path.display());
+    }
 }
 
 fn text(result: &Value) -> (&str, &str, bool) {
@@ -119,6 +131,47 @@ async fn shutdown_kills_the_call_and_gives_the_session_back() {
         assert_eq!(seen.stops, [json!({"force": true})]);
         assert!(seen.results.is_empty());
     });
+}
+
+#[tokio::test]
+async fn a_snapshot_follows_the_result() {
+    let running = start().await;
+    let server = &running.server;
+    server.with(|seen| seen.keeps = true);
+    server.call("a", "echo content >file");
+    server.queue("work_1");
+    running.results(1).await;
+    server.until("a snapshot", |seen| seen.count("save") == 1).await;
+    server.with(|seen| {
+        let at = |start: &str| seen.requests.iter().position(|(request, _)| request.starts_with(start)).unwrap();
+        assert!(at("result") < at("missing") && at("missing") < at("chunk") && at("chunk") < at("save"));
+        assert!(seen.requests[at("save")].0.contains(&format!("tip={}", seen.tips[0])));
+    });
+    // Until the worker has noted what is kept, it may well send it again.
+    running.until_exists(&format!("../.snapshots/{SESSION}.kept")).await;
+    let server = running.server.clone();
+    running.finish().await.unwrap();
+    assert_eq!(server.with(|seen| seen.count("save")), 1, "nothing has changed since");
+}
+
+#[tokio::test]
+async fn a_call_overtakes_a_snapshot_that_cannot_be_sent() {
+    let running = start().await;
+    let server = &running.server;
+    server.with(|seen| seen.keeps = true);
+    server.fail("chunk", 503, usize::MAX);
+    server.call("a", "echo content >file");
+    server.queue("work_1");
+    server.until("a chunk", |seen| seen.count("chunk") > 0).await;
+    server.call("b", "echo b");
+    assert_eq!(text(&running.results(2).await[1]), ("b", "b", false));
+    server.mend("chunk");
+    server.until("a snapshot", |seen| seen.count("save") == 1).await;
+    server.with(|seen| {
+        let save = seen.requests.iter().find(|(request, _)| request.starts_with("save")).unwrap();
+        assert!(save.0.contains(&format!("tip={}", seen.tips[1])), "{}", save.0);
+    });
+    running.finish().await.unwrap();
 }
 
 #[tokio::test]

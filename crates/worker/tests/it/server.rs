@@ -26,12 +26,16 @@ pub(crate) struct Seen {
     pub requests: Vec<(String, String)>,
     pub worker_ids: Vec<String>,
     pub starts: Vec<String>,
+    /// What the worker called the files with each start.
+    pub tips: Vec<String>,
     /// The `user.tool_result` events that were taken.
     pub results: Vec<Value>,
     pub beats: Vec<String>,
     pub stops: Vec<Value>,
     /// Sessions that the server says are deleted.
     pub deleted: Vec<&'static str>,
+    /// Whether the server keeps snapshots.
+    pub keeps: bool,
     items: VecDeque<Value>,
     log: Vec<Value>,
     streams: Vec<mpsc::UnboundedSender<Bytes>>,
@@ -139,6 +143,11 @@ impl Server {
         self.with(|seen| seen.failures.entry(route).or_default().push_back((status, times)));
     }
 
+    /// Ends the scripted failures of a route.
+    pub(crate) fn mend(&self, route: &'static str) {
+        self.with(|seen| seen.failures.remove(route));
+    }
+
     pub(crate) fn beat_with(&self, beat: Value) {
         self.with(|seen| seen.beat = Some(beat));
     }
@@ -165,6 +174,10 @@ fn route(method: &str, path: &str) -> &'static str {
         ("POST", ["sessions", SESSION, "events"]) => "result",
         ("POST", ["internal", "sessions", SESSION, "tool_starts"]) => "start",
         ("GET", ["internal", "sessions", SESSION, "sandbox"]) => "sandbox",
+        ("GET", ["internal", "sessions", SESSION, "workspace"]) => "workspace",
+        ("POST", ["internal", "sessions", SESSION, "workspace"]) => "save",
+        ("POST", ["internal", "sessions", SESSION, "chunks", "missing"]) => "missing",
+        ("PUT", ["internal", "sessions", SESSION, "chunks", _]) => "chunk",
         ("POST", ["internal", "sessions", SESSION, "refusals"]) => "refusals",
         ("POST", ["internal", "workspaces", "ended"]) => "ended",
         _ => panic!("no such route: {method} {path}"),
@@ -235,6 +248,11 @@ fn answer(seen: &mut Seen, name: &str, query: &str, body: Value) -> Answer {
             json!({"data": body["session_ids"].as_array().unwrap().iter().filter(gone).collect::<Vec<_>>()})
         }
         "sandbox" => json!({"type": "sandbox", "network": {"type": "unrestricted"}}),
+        "workspace" => {
+            json!({"tip": null, "manifest": null, "is_tracked": seen.keeps, "is_kept": seen.keeps})
+        }
+        "missing" => json!({"data": body["hashes"]}),
+        "chunk" | "save" => json!({}),
         "refusals" => json!({"type": "refusals"}),
         "stop" => {
             seen.stops.push(body);
@@ -257,6 +275,7 @@ fn answer(seen: &mut Seen, name: &str, query: &str, body: Value) -> Answer {
         }
         "start" => {
             seen.starts.push(body["tool_use_id"].as_str().unwrap().to_owned());
+            seen.tips.extend(body["tip"].as_str().map(str::to_owned));
             json!({})
         }
         "result" => {
