@@ -68,7 +68,8 @@ impl LocalClaims {
             won,
             doubt: Arc::default(),
             freed: Arc::default(),
-            crowded: Arc::default(),
+            // Until the first pass has looked.
+            crowded: Arc::new(AtomicBool::new(true)),
         };
         (claims, receiver)
     }

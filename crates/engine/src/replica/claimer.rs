@@ -1,7 +1,8 @@
 //! Claims sessions that are due, as far as there is room.
 //!
 //! A pass is made when the bell says that something became claimable, when the next known wake-up comes, when there is
-//! room again after one that was cut short, and twice a second anyway. A pass whose answer was lost may have claimed sessions that nobody knows of: they are looked up.
+//! room again after one that was cut short, and twice a second anyway. A pass whose answer was lost may have claimed
+//! sessions that nobody knows of: they are looked up.
 
 use std::sync::Arc;
 
@@ -26,7 +27,8 @@ const BATCH: usize = 32;
 pub(super) async fn claim_due(world: World, claims: LocalClaims, observer: Arc<dyn Observer>) {
     let mut claimable = world.bell.listen(Topic::Claimable);
     let mut reconcile_at = Instant::now() + RECONCILE_EVERY;
-    let mut pause = PASS_EVERY;
+    // Sessions may have waited for this process to start.
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             biased;
