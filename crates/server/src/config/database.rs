@@ -33,7 +33,7 @@ pub struct DatabaseSection {
 
 impl Default for DatabaseSection {
     fn default() -> Self {
-        Self { url: None, url_file: None, direct_url: None, direct_url_file: None, max_connections: 10, migrate: true }
+        Self { url: None, url_file: None, direct_url: None, direct_url_file: None, max_connections: 9, migrate: true }
     }
 }
 
