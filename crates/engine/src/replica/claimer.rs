@@ -17,6 +17,10 @@ use crate::world::World;
 /// A pass is made at least this often.
 const PASS_EVERY: Duration = Duration::from_millis(500);
 
+/// Between two passes that a freed slot asks for. A session whose wake-up has come by the store's clock and not yet by
+/// this process's is let go at once and is due at once: it must not be claimed as fast as that can be said.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
+
 /// Claims that nobody knows of are looked for at least this often.
 const RECONCILE_EVERY: Duration = Duration::from_secs(5);
 
@@ -29,11 +33,12 @@ pub(super) async fn claim_due(world: World, claims: LocalClaims, observer: Arc<d
     let mut reconcile_at = Instant::now() + RECONCILE_EVERY;
     // Sessions may have waited for this process to start.
     let mut pause = Duration::ZERO;
+    let mut passed_at = Instant::now();
     loop {
         tokio::select! {
             biased;
             () = claims.doubted() => reconcile_at = Instant::now(),
-            () = claims.room() => {}
+            () = claims.room() => sleep_until(passed_at + ROOM_PAUSE).await,
             _ = claimable.hear() => {}
             () = sleep(pause) => {}
             () = sleep_until(reconcile_at) => {}
@@ -45,6 +50,7 @@ pub(super) async fn claim_due(world: World, claims: LocalClaims, observer: Arc<d
                 reconcile_at = Instant::now() + PASS_EVERY;
             }
         }
+        passed_at = Instant::now();
         pause = match pass(&world, &claims, &*observer).await {
             Ok(pause) => pause,
             Err(error) => {
