@@ -113,7 +113,8 @@ impl Quota {
 
     /// Why nothing more can be written, if so. Walks to the end where that is not known.
     pub(crate) fn refusal(&mut self, workspace: &Workspace) -> Option<String> {
-        if self.may_be_full(workspace) {
+        // Folders that were too deep may be gone, which the file system's figures do not tell.
+        if self.is_too_deep || self.may_be_full(workspace) {
             while !self.advance(workspace, None) {}
         }
         self.is_full(self.max).then(|| self.tell())
@@ -362,6 +363,9 @@ mod tests {
         let root = folder.path().canonicalize().unwrap();
         let workspace = Workspace::at(&root).unwrap();
         workspace.ensure_folder(&"d/".repeat(DEPTH_MAX + 5)).unwrap();
-        assert!(quota(u64::MAX, u64::MAX).refusal(&workspace).unwrap().contains("nested deeper"));
+        let mut found = quota(u64::MAX, u64::MAX);
+        assert!(found.refusal(&workspace).unwrap().contains("nested deeper"));
+        std::fs::remove_dir_all(root.join("d")).unwrap();
+        assert_eq!(found.refusal(&workspace), None, "they are gone");
     }
 }
