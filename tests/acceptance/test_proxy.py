@@ -11,7 +11,7 @@ import pytest
 
 from conftest import new_environment
 from deployment import Deployment, Nginx, fixed_port
-from turns import Listener, history, message, new_session, of_type, run_turn, text
+from turns import Listener, history, message, new_session, of_type, run_turn, text, wait_status
 
 pytestmark = pytest.mark.usefixtures("nginx_installed")
 
@@ -197,6 +197,8 @@ def test_a_killed_replica_costs_reads_nothing_and_no_post_is_doubled(private_dep
         for thread in threads:
             thread.join()
     assert not failed, failed
+    # A message that waits is listed last and moves once it is its turn: between two pages, it would be seen twice.
+    wait_status(client, session.id, "idle")
     said = [text(event) for event in of_type(history(client, session.id), "user.message")]
     assert len(said) == len(set(said)), "a message is there twice"
     assert set(sent) <= set(said) <= set(sent) | set(unsure)
