@@ -97,11 +97,15 @@ class Nginx:
         with (self.folder / "access.log").open() as log:
             log.seek(0, os.SEEK_END)
             deadline = time.monotonic() + WAIT_SECONDS_MAX
+            line = ""
             while time.monotonic() < deadline:
-                line = log.readline()
+                line += log.readline()
                 if not line.endswith("\n"):
+                    # Nothing yet, or a part of a line.
                     threading.Event().wait(0.02)
-                elif (request := json.loads(line))["upstream"].endswith(address) and request["status"] < 500:
+                    continue
+                request, line = json.loads(line), ""
+                if request["upstream"].endswith(address) and request["status"] < 500:
                     return
         raise AssertionError(f"nginx sent nothing to {address}:\n{self.errors()[-4000:]}")
 

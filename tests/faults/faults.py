@@ -96,15 +96,19 @@ class Faults:
 
     def roll(self, rounds: int) -> None:
         """No fault at all, but every replica told to stop and started again, one after another."""
-        for _ in range(rounds):
-            for replica in self._deployment.replicas:
-                code = replica.stop()
-                if code != 0:
-                    self.failures.append(f"a replica left with code {code} after SIGTERM")
-                self._start(replica)
-                self._deployment.nginx.wait_served_by(replica)
-                self.done["replica told to stop"] += 1
-        self.stopping.set()
+        try:
+            for _ in range(rounds):
+                for replica in self._deployment.replicas:
+                    code = replica.stop()
+                    if code != 0:
+                        self.failures.append(f"a replica left with code {code} after SIGTERM")
+                    self._start(replica)
+                    self._deployment.nginx.wait_served_by(replica)
+                    self.done["replica told to stop"] += 1
+        except Exception as failure:
+            self.failures.append(f"a replica could not be restarted: {failure!r}")
+        finally:
+            self.stopping.set()
 
     # Replicas
 
