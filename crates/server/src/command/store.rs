@@ -64,30 +64,26 @@ impl Store {
 
     fn new(database: Database) -> Self {
         match database.clone() {
-            Database::Sqlite(store) => Self {
-                log: store.clone(),
-                leases: store.clone(),
-                work: store.clone(),
-                blobs: store.blobs(),
-                registry: store.clone(),
-                chunks: store.clone(),
-                definitions: store.clone(),
-                files: store.clone(),
-                idempotency: store,
-                database,
-            },
-            Database::Postgres(store) => Self {
-                log: store.clone(),
-                leases: store.clone(),
-                work: store.clone(),
-                blobs: store.blobs(),
-                registry: store.clone(),
-                chunks: store.clone(),
-                definitions: store.clone(),
-                files: store.clone(),
-                idempotency: store,
-                database,
-            },
+            Database::Sqlite(store) => Self::of(&store, store.blobs(), database),
+            Database::Postgres(store) => Self::of(&store, store.blobs(), database),
+        }
+    }
+
+    fn of<S>(store: &Arc<S>, blobs: Option<Arc<dyn Blobs>>, database: Database) -> Self
+    where
+        S: EventLog + Leases + WorkQueue + BlobRegistry + Chunks + Definitions + Files + Idempotency,
+    {
+        Self {
+            log: store.clone(),
+            leases: store.clone(),
+            work: store.clone(),
+            blobs,
+            registry: store.clone(),
+            chunks: store.clone(),
+            definitions: store.clone(),
+            files: store.clone(),
+            idempotency: store.clone(),
+            database,
         }
     }
 

@@ -15,8 +15,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use engine::feed::{Feed, FeedItem, From};
 use engine::port::{Preview, PreviewDelta, StoreError, StoredRecord};
-use serde::Serialize;
-use session::id::{EventId, SessionId, WorkId};
+use serde_json::{Value, json};
+use session::id::{SessionId, WorkId};
 use session::{Event, State};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -239,7 +239,7 @@ impl Token {
 
 /// A record as a frame, if clients see it at all.
 fn record_frame(stored: &StoredRecord) -> Option<Bytes> {
-    stored.to_api().map(|event| frame(stored.kind(), &event))
+    stored.to_api().map(|event| frame(stored.kind(), &Value::Object(event)))
 }
 
 /// A preview as a frame, if the connection asked for it.
@@ -247,68 +247,27 @@ fn preview_frame(preview: &Preview, deltas: Deltas) -> Option<Bytes> {
     let id = &preview.event_id;
     match &preview.delta {
         PreviewDelta::MessageStart if deltas.message => {
-            let event = Begun { id, kind: "agent.message" };
-            Some(frame("event_start", &EventStart { event, kind: "event_start" }))
+            Some(frame("event_start", &json!({"type": "event_start", "event": {"type": "agent.message", "id": id}})))
         }
         PreviewDelta::ThinkingStart if deltas.thinking => {
-            let event = Begun { id, kind: "agent.thinking" };
-            Some(frame("event_start", &EventStart { event, kind: "event_start" }))
+            Some(frame("event_start", &json!({"type": "event_start", "event": {"type": "agent.thinking", "id": id}})))
         }
         PreviewDelta::Text { index, text } if deltas.message => {
-            let content = Text { text, kind: "text" };
-            let delta = ContentDelta { content, index: *index, kind: "content_delta" };
-            Some(frame("event_delta", &EventDelta { delta, event_id: id, kind: "event_delta" }))
+            let content = json!({"type": "text", "text": text});
+            let delta = json!({"type": "content_delta", "index": index, "content": content});
+            Some(frame("event_delta", &json!({"type": "event_delta", "event_id": id, "delta": delta})))
         }
         _ => None,
     }
 }
 
-/// `event_start`. There are more previews than anything else, so they are written out without a detour over a JSON value.
-#[derive(Serialize)]
-struct EventStart<'p> {
-    event: Begun<'p>,
-    #[serde(rename = "type")]
-    kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct Begun<'p> {
-    id: &'p EventId,
-    #[serde(rename = "type")]
-    kind: &'static str,
-}
-
-/// `event_delta`.
-#[derive(Serialize)]
-struct EventDelta<'p> {
-    delta: ContentDelta<'p>,
-    event_id: &'p EventId,
-    #[serde(rename = "type")]
-    kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct ContentDelta<'p> {
-    content: Text<'p>,
-    index: usize,
-    #[serde(rename = "type")]
-    kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct Text<'p> {
-    text: &'p str,
-    #[serde(rename = "type")]
-    kind: &'static str,
-}
-
 /// One server-sent event. JSON has no raw line breaks, so one data line holds it.
-fn frame(name: &str, data: &impl Serialize) -> Bytes {
+fn frame(name: &str, data: &Value) -> Bytes {
     let mut frame = Vec::with_capacity(256);
     frame.extend_from_slice(b"event: ");
     frame.extend_from_slice(name.as_bytes());
     frame.extend_from_slice(b"\ndata: ");
-    serde_json::to_writer(&mut frame, data).expect("what is sent has string keys only");
+    serde_json::to_writer(&mut frame, data).expect("a JSON value serialises");
     frame.extend_from_slice(b"\n\n");
     frame.into()
 }
