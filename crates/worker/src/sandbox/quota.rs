@@ -1,9 +1,10 @@
 //! How many bytes and files a session's workspace holds, against what it may hold.
 //!
 //! No file system quota can be had without privilege, so the workspace is walked. That is dear for a large one, and is
-//! done only when it may be full: what the file system as a whole has lost since the last walk bounds what this
-//! session can have added, and is one cheap call. A walk goes on in slices, so that the supervisor stays responsive;
-//! the session's processes are stopped meanwhile, so that nobody fills folders faster than they are walked.
+//! done at once only when it may be full: what the file system as a whole has lost since the last walk says so, and is
+//! one cheap call. Since others may free what this session takes, it is also done from time to time. A walk goes on in
+//! slices, so that the supervisor stays responsive; where the workspace may be full the session's processes are stopped
+//! meanwhile, so that nobody fills folders faster than they are walked.
 //! Files that were deleted and are still open count too.
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -18,8 +19,9 @@ use crate::tools::workspace::{Inside, Workspace};
 
 /// How long one slice of a walk may take.
 const SLICE: Duration = Duration::from_millis(3);
-/// Between two walks that nothing but the time asks for: at least this, and many times what the last one took.
-const PAUSE_MIN: Duration = Duration::from_secs(2);
+/// Between two walks that nothing but the time asks for: at least this, and many times what the last one took. It is
+/// how long a session can write unseen while another one removes as much.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 20;
 /// Folders nested deeper than this are not walked; the workspace counts as full.
 const DEPTH_MAX: usize = 200;
@@ -131,6 +133,7 @@ impl Quota {
     }
 
     /// Whether all that the file system lost since the last walk, were it this session's, would fill the workspace.
+    /// What others removed meanwhile hides as much of it.
     fn may_be_full(&self, workspace: &Workspace) -> bool {
         let Ok(free) = free(workspace) else { return false };
         let bytes = self.used.bytes.saturating_add(self.free_then.bytes.saturating_sub(free.bytes));
@@ -355,6 +358,21 @@ mod tests {
         make(30..60);
         while !found.advance(&workspace, Some(SLICE)) {}
         assert!(found.excess().is_some(), "and may not make it worse");
+    }
+
+    #[test]
+    fn what_others_remove_hides_a_full_workspace_for_a_moment_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let workspace = Workspace::at(&root).unwrap();
+        let mut found = quota(u64::MAX, 20);
+        assert_eq!(found.look(&workspace), None);
+        (0..30).for_each(|number| std::fs::write(root.join(number.to_string()), "").unwrap());
+        // As if others had removed more.
+        found.free_then = Usage { bytes: 0, files: 0 };
+        assert!(!found.may_be_full(&workspace));
+        found.ended = Some((Instant::now() - PAUSE_MIN, Duration::ZERO));
+        assert!(found.look(&workspace).is_some_and(|text| text.contains("in 30 files")));
     }
 
     #[test]

@@ -151,7 +151,7 @@ async fn a_snapshot_follows_the_result() {
     running.until_exists(&format!("../.snapshots/{SESSION}.kept")).await;
     let server = running.server.clone();
     running.finish().await.unwrap();
-    assert_eq!(server.with(|seen| seen.count("save")), 1, "nothing has changed since");
+    server.with(|seen| assert_eq!(seen.count("save"), 1, "nothing has changed since: {:#?}", seen.requests));
 }
 
 #[tokio::test]

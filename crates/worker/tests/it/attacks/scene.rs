@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -88,7 +88,7 @@ impl Scene {
         let leak = File::open(data.join("secret")).unwrap();
         rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
         let sockets = Sockets::open(&data, &token);
-        let free_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free_port = free_port();
         let mut bystander = Tools(Sandbox::start(&place.config, BYSTANDER).await.unwrap());
         let started = format!("echo {SECRET} >secret; export BYSTANDER={token}; sleep 100000 & echo started");
         assert_eq!(bystander.bash(&started).await, "started");
@@ -273,6 +273,20 @@ fn furnish(data: &Path) {
 fn open(tools: &mut Tools) -> SessionEgress {
     let listener = tools.0.take_proxy().unwrap();
     Egress::new(NetworkConfig::default()).serve(SESSION, Policy::Unrestricted, listener).unwrap()
+}
+
+/// A port that nobody is given who asks for any, as other tests do all the time.
+fn free_port() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    loop {
+        let port = first - 1 - TAKEN.fetch_add(1, Ordering::SeqCst);
+        assert!(port > 1024, "no port below {first} is free");
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The supervisor and the file helper of the sandbox with this head, by the ids that they have inside.
