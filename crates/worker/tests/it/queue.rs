@@ -140,7 +140,7 @@ async fn a_snapshot_follows_the_result() {
     server.with(|seen| seen.keeps = true);
     server.call("a", "echo content >file");
     server.queue("work_1");
-    running.results(1).await;
+    assert_eq!(text(&running.results(1).await[0]), ("a", "(no output)", false));
     server.until("a snapshot", |seen| seen.count("save") == 1).await;
     server.with(|seen| {
         let at = |start: &str| seen.requests.iter().position(|(request, _)| request.starts_with(start)).unwrap();

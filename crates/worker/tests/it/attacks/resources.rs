@@ -80,7 +80,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             breach("they have 360 MiB")"#,
     )
     .proven(PlainShell)
-    .within_ms(6000),
+    .within_ms(20_000),
     perl(
         "shared-memory-of-one",
         "Fills shared memory, which the limit of private memory does not count.",
@@ -91,7 +91,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             $done += 1 << 20) { sys("read", fileno(Z), $at + $done, 1 << 20) } sleep 2; breach("it has 360 MiB")"#,
     )
     .proven(PlainShell)
-    .within_ms(6000),
+    .within_ms(20_000),
     perl(
         "memory-in-files",
         "Fills files that live in memory (`memfd_create`) and belong to no process's memory.",
@@ -103,7 +103,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             breach("they have 360 MiB") if $count == 90"#,
     )
     .proven(PlainShell)
-    .within_ms(6000),
+    .within_ms(20_000),
     perl(
         "memory-in-pipes",
         "Fills as many pipes as it can open.",
