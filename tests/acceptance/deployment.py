@@ -21,6 +21,7 @@ import httpx
 
 import postgres
 from redis_server import RedisServer
+from s3_server import S3Server
 from service import API_KEY, ROOT, START_SECONDS_MAX, STOP_SECONDS_MAX, Service, executable
 from turns import WAIT_SECONDS_MAX
 
@@ -182,7 +183,7 @@ class PoolWorker:
 
 
 class Deployment:
-    """Replicas, workers and Nginx on one database, one Redis and one folder of blobs. Not started until `start`."""
+    """Replicas, workers and Nginx on one database, one Redis and one S3 store. Not started until `start`."""
 
     def __init__(
         self,
@@ -197,12 +198,12 @@ class Deployment:
         self.cluster = cluster
         self.database_url = database_url or cluster.create_database()
         self.redis = RedisServer(fixed_port())
-        self.blobs = Path(tempfile.mkdtemp(prefix="acceptance-blobs-"))
+        self.s3 = S3Server(fixed_port())
         ports = [fixed_port() for _ in range(replicas)]
         shared = {
             "AGENT_WORKER_KEY": WORKER_KEY,
             "REDIS_URL": self.redis.url,
-            "OBJECT_STORE_URL": str(self.blobs),
+            **self.s3.settings,
             **(settings or {}),
         }
         self.replicas = [Service(self.database_url, {"AGENT_PORT": str(port), **shared}) for port in ports]
@@ -214,6 +215,7 @@ class Deployment:
 
     def start(self) -> "Deployment":
         self.redis.start()
+        self.s3.start()
         for replica in self.replicas:
             replica.start()
         self.nginx.start()
@@ -256,4 +258,4 @@ class Deployment:
             replica.close()
         self.nginx.close()
         self.redis.close()
-        shutil.rmtree(self.blobs, ignore_errors=True)
+        self.s3.close()

@@ -50,7 +50,7 @@ def test_a_backup_of_a_running_deployment_goes_on_elsewhere(
     # What happens after the dump is not in it, and does not hurt it.
     run_turn(client, rested.id, "!say too late")
     blobs = tmp_path / "blobs"
-    shutil.copytree(first.blobs, blobs)
+    shutil.copytree(first.s3.bucket, blobs)
     assert any(path.is_file() for path in blobs.rglob("*")), "nothing lies among the blobs"
 
     database_url = cluster.create_database()
@@ -59,7 +59,7 @@ def test_a_backup_of_a_running_deployment_goes_on_elsewhere(
     for process in (*first.workers, *first.replicas):
         process.kill()
     second = Deployment(cluster, database_url=database_url)
-    shutil.copytree(blobs, second.blobs, dirs_exist_ok=True)
+    shutil.copytree(blobs, second.s3.bucket)
     try:
         client = second.start().client()
         assert history(client, rested.id) == acknowledged[rested.id], "a session at rest is as it was"

@@ -87,6 +87,7 @@ def main() -> int:
     ledger = Ledger()
     try:
         deployment.redis.start()
+        deployment.s3.start()
         faults.learn()
         deployment.nginx.start()
         for worker in deployment.workers:
@@ -108,6 +109,10 @@ def main() -> int:
         unsettled = settle(deployment, ledger)
         say("every session rests" if not unsettled else "not every session rests")
         violations = failures + unsettled + list(verdicts(deployment, ledger, effects))
+        for replica in deployment.replicas:
+            faults.count_lost_turns(replica)
+        if faults.turns_lost:
+            violations.append(f"{faults.turns_lost} turns that nothing would have woken (agent_turns_lost_total)")
         if rolling:
             violations += [f"{count} times: {what}" for what, count in ledger.refusals.items() if not what.endswith(": 503")]
         report(deployment, ledger, faults, effects, seed, violations)
@@ -215,6 +220,11 @@ def report(deployment: Deployment, ledger: Ledger, faults: Faults, effects: Effe
     sent = [sent for session in ledger.sessions for sent in session.sent]
     print(f"sessions {len(ledger.sessions)}, messages {ledger.turns}, turns ended {ended}, taken over {taken}")
     print(f"acknowledged {sum(one.acknowledged is not None for one in sent)}, unsure {sum(one.unsure for one in sent)}")
+    print(f"sent with a key {ledger.keyed}, of which answered again {ledger.replayed}")
+    told = "SELECT count(*) FROM records WHERE kind = 'agent.tool_result' AND body LIKE '%held this session''s files%'"
+    [[lost]] = deployment.query(told)
+    shown = sum(len(session.journal) for session in ledger.sessions)
+    print(f"files written to {shown} times, losses told {lost}")
     print(f"streamed {events} events over {connections} connections")
     print(f"effects {effects.counts.total()} of {len(effects.counts)} marks, calls reported as interrupted {interrupted}")
     print(f"answers that said not now: {json.dumps(dict(sorted(ledger.refusals.items())))}")

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import random
+import re
 import signal
 import threading
 import time
@@ -58,6 +59,7 @@ class Faults:
         self.done: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
         self.kills: list[Kill] = []
+        self.turns_lost = 0
         self._broken_until = 0.0
         self._replica_ids: dict[Service, str] = {}
 
@@ -82,7 +84,8 @@ class Faults:
             (self._stop_redis, 1),
             (self._stall_redis, 1),
             (self._flush_redis, 1),
-            (self._hide_blobs, 1),
+            (self._stop_s3, 1),
+            (self._stall_s3, 1),
         ]
         while not self.stopping.is_set():
             fault = self._random.choices([fault for fault, _ in table], [weight for _, weight in table])[0]
@@ -110,6 +113,17 @@ class Faults:
         finally:
             self.stopping.set()
 
+    def count_lost_turns(self, replica: Service) -> None:
+        """Adds up what a replica counts as lost, before its counts go with it."""
+        try:
+            text = httpx.get(replica.metrics_url, timeout=5).text
+        except httpx.HTTPError:
+            return
+        counts = re.findall(r"^agent_turns_lost_total\{.*\} (\d+)", text, re.MULTILINE)
+        if not counts:
+            self.failures.append("a replica does not tell agent_turns_lost_total")
+        self.turns_lost += sum(map(int, counts))
+
     # Replicas
 
     def _kill_replica(self) -> None:
@@ -118,6 +132,7 @@ class Faults:
                 return
             with self._database:
                 self._note_kill(replica)
+                self.count_lost_turns(replica)
                 replica.kill()
             self.done["replica killed"] += 1
             time.sleep(self._random.uniform(0.0, 3.0))
@@ -225,18 +240,18 @@ class Faults:
         self._deployment.redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
         self.done["Redis flushed, its connections cut"] += 1
 
-    def _hide_blobs(self) -> None:
-        """A file where the folder was: nothing can be read or put there."""
-        blobs = self._deployment.blobs
-        away = blobs.with_suffix(".away")
-        with self._database:
-            blobs.rename(away)
-            blobs.touch()
-            self.stopping.wait(self._random.uniform(0.5, 5.0))
-            blobs.unlink()
-            away.rename(blobs)
+    def _stop_s3(self) -> None:
+        self._deployment.s3.kill()
+        self.stopping.wait(self._random.uniform(0.5, 5.0))
+        self._deployment.s3.start()
         self._broken_until = time.monotonic() + RECOVERY_SECONDS
-        self.done["object store away"] += 1
+        self.done["object store stopped"] += 1
+
+    def _stall_s3(self) -> None:
+        self._deployment.s3.signal(signal.SIGSTOP)
+        self.stopping.wait(self._random.uniform(1.0, 5.0))
+        self._deployment.s3.signal(signal.SIGCONT)
+        self.done["object store stalled"] += 1
 
     def _spoil_provider(self) -> None:
         script = self._random.choices(PROVIDER_FAULTS, k=self._random.randint(1, 8))

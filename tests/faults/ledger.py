@@ -26,6 +26,8 @@ class SessionLedger:
     streams: list[list[dict[str, Any]]] = dataclasses.field(default_factory=list)
     # Marks of the effects that its tool calls have.
     effects: list[str] = dataclasses.field(default_factory=list)
+    # Marks that its tool calls appended to a file of the workspace.
+    journal: list[str] = dataclasses.field(default_factory=list)
 
 
 class Ledger:
@@ -34,6 +36,8 @@ class Ledger:
     def __init__(self) -> None:
         self.sessions: list[SessionLedger] = []
         self.turns = 0
+        self.keyed = 0
+        self.replayed = 0
         self.refusals: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -46,6 +50,11 @@ class Ledger:
     def turn_sent(self) -> None:
         with self._lock:
             self.turns += 1
+
+    def posted(self, keyed: bool, replayed: bool) -> None:
+        with self._lock:
+            self.keyed += keyed
+            self.replayed += replayed
 
     def refused(self, what: str) -> None:
         with self._lock:

@@ -13,6 +13,9 @@ from ledger import Ledger, SessionLedger
 
 Event = dict[str, Any]
 
+# How the server tells a model that files were lost with a worker.
+LOST_FILES = "[Notice from the server: the worker that held this session's files was lost."
+
 
 def read(http: httpx.Client, session_id: str) -> list[Event]:
     """The whole history, as one replica tells it."""
@@ -30,7 +33,7 @@ def read(http: httpx.Client, session_id: str) -> list[Event]:
 
 def judge(session: SessionLedger, history: list[Event], effects: dict[str, int]) -> Iterator[str]:
     """Every promise that this session's history breaks."""
-    for check in (order, acknowledgements, streams, ends, calls):
+    for check in (order, acknowledgements, streams, ends, calls, files):
         for violation in check(session, history):
             yield f"{session.id}: {check.__name__}: {violation}"
     for violation in tools(session, history, effects):
@@ -99,6 +102,24 @@ def calls(_: SessionLedger, history: list[Event]) -> Iterator[str]:
             waiting.discard(event["tool_use_id"])
     if waiting:
         yield f"never answered: {sorted(waiting)}"
+
+
+def files(session: SessionLedger, history: list[Event]) -> Iterator[str]:
+    """What a result showed of a file is still there for the next one, unless the model was told that files were lost."""
+    uses = {event["id"]: str(event["input"]) for event in history if event["type"] == "agent.tool_use"}
+    known: set[str] = set()
+    for event in history:
+        if event["type"] != "agent.tool_result":
+            continue
+        told = text(event)
+        if LOST_FILES in told:
+            known.clear()
+        shown = {mark for mark in session.journal if mark in told}
+        wrote = any(mark in uses.get(event["tool_use_id"], "") for mark in shown)
+        if wrote:
+            if lost := known - shown:
+                yield f"lost from a file in silence: {sorted(lost)}"
+            known |= shown
 
 
 def tools(session: SessionLedger, history: list[Event], effects: dict[str, int]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The clients: each opens sessions, follows them, talks to them, and writes down what it was told.
 
 They speak HTTP as the API describes it, with the patience of the official SDK's helpers: what is safe to ask again
-they ask again, a stream that ends is opened again after half a second, doubling to ten. A message is posted once.
+they ask again, a stream that ends is opened again after half a second, doubling to ten. A message is posted once, or
+with an `Idempotency-Key` until there is an answer.
 """
 
 import json
@@ -98,8 +99,8 @@ class Client(threading.Thread):
         if kind == "asks":
             return [effect(), "---", "!say asked"], "nothing"
         shape = pick.choices(
-            ["say", "stream", "wait", "effect", "two", "slow", "read", "large", "fail", "interrupt", "again"],
-            [2, 2, 4, 4, 2, 2, 1, 1, 1, 1, 1],
+            ["say", "stream", "wait", "effect", "files", "two", "slow", "read", "large", "fail", "interrupt", "again"],
+            [2, 2, 4, 4, 4, 2, 2, 1, 1, 1, 1, 1],
         )[0]
         match shape:
             case "say":
@@ -110,6 +111,10 @@ class Client(threading.Thread):
                 return [f"!wait {pick.randint(300, 4000)}", "!say waited"], "nothing"
             case "effect":
                 return [effect(), "---", "!say done"], "nothing"
+            case "files":
+                mark = uuid.uuid4().hex
+                session.journal.append(mark)
+                return [f"!bash echo {mark} >>journal; cat journal", "---", "!say written"], "nothing"
             case "two":
                 return [effect(), effect(), "---", effect(), "---", "!say done"], "nothing"
             case "slow":
@@ -134,20 +139,29 @@ class Client(threading.Thread):
         self._ledger.turn_sent()
 
     def _send(self, session: SessionLedger, sent: Sent, event: dict[str, Any]) -> None:
-        """Posts an event once. What was refused with a 503 of the server's own was not taken."""
-        try:
-            answer = self._http.post(f"/v1/sessions/{session.id}/events", json={"events": [event]})
-        except httpx.HTTPError as failure:
-            sent.unsure = True
-            self._ledger.refused(f"post events: {type(failure).__name__}")
-            return
-        if answer.status_code == 200:
-            sent.acknowledged = [taken["id"] for taken in answer.json()["data"]]
-        elif answer.status_code in TRANSIENT:
-            sent.unsure = True
-            self._ledger.refused(named("post events", answer))
-        else:
-            self.failures.append(f"{session.id}: an event was refused with {answer.status_code}: {answer.text[:300]}")
+        """Posts an event, half of them with a key and then until there is an answer."""
+        keyed = self._random.random() < 0.5
+        headers = {"Idempotency-Key": str(uuid.uuid4())} if keyed else {}
+        while True:
+            try:
+                answer = self._http.post(f"/v1/sessions/{session.id}/events", json={"events": [event]}, headers=headers)
+            except httpx.HTTPError as failure:
+                sent.unsure = True
+                self._ledger.refused(f"post events: {type(failure).__name__}")
+            else:
+                if answer.status_code == 200:
+                    sent.acknowledged = [taken["id"] for taken in answer.json()["data"]]
+                    self._ledger.posted(keyed, "idempotent-replayed" in answer.headers)
+                    return
+                if answer.status_code not in TRANSIENT:
+                    failure = f"{answer.status_code}: {answer.text[:300]}"
+                    self.failures.append(f"{session.id}: an event was refused with {failure}")
+                    return
+                # A 503 of the server's own says that it was not taken, one of a proxy says nothing.
+                sent.unsure = True
+                self._ledger.refused(named("post events", answer))
+            if not keyed or self.stopping.wait(self._random.uniform(0.1, 0.5)):
+                return
 
     def _wait_idle(self, session: SessionLedger) -> bool:
         """Waits for the end of the turn, confirming what is asked; False when it takes longer than a turn may."""

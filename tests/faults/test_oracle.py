@@ -104,6 +104,31 @@ def run_without_a_call(session: SessionLedger, history: list[Event], effects: di
     del history[3], history[4]
 
 
+def journal(session: SessionLedger, history: list[Event], *told: str) -> None:
+    """A call a text, each of which appends its mark and shows the file."""
+    for number, text in enumerate(told):
+        mark = f"j{number}"
+        session.journal.append(mark)
+        use = {"id": f"u{number}", "type": "agent.tool_use", "input": {"command": f"echo {mark} >>journal; cat journal"}}
+        content = [{"type": "text", "text": text}]
+        result = {"id": f"r{number}", "type": "agent.tool_result", "tool_use_id": use["id"], "content": content}
+        for event in (use, result):
+            history.insert(-1, {**event, "processed_at": history[-1]["processed_at"]})
+    for place, event in enumerate(history):
+        event["processed_at"] = f"2026-01-01T00:00:{place:02}Z"
+    session.streams.clear()
+
+
+def lose_a_line(session: SessionLedger, history: list[Event], effects: dict[str, int]) -> None:
+    journal(session, history, "j0", "j1")
+
+
+def test_files_may_be_lost_when_the_model_is_told() -> None:
+    session, history, effects = story()
+    journal(session, history, "j0", "j0 j1", f"{oracle.LOST_FILES} j2", "the worker is gone", "j2 j4")
+    assert not list(oracle.judge(session, history, effects))
+
+
 @pytest.mark.parametrize(
     ("spoil", "check"),
     [
@@ -119,6 +144,7 @@ def run_without_a_call(session: SessionLedger, history: list[Event], effects: di
         (leave_a_request_open, "ends: 1 model requests began and 0 ended"),
         (leave_a_turn_open, "ends: the last turn did not end"),
         (leave_a_call_open, "calls: never answered"),
+        (lose_a_line, "files: lost from a file in silence: ['j0']"),
         (run_twice, "tools: ran 2 times"),
         (only_say_so, "tools: reported as run, ran 0 times"),
         (run_without_a_call, "tools: ran without a call"),

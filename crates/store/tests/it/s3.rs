@@ -1,17 +1,13 @@
 //! An S3 server in this process, over a folder, on a port of its own.
 
+mod serving;
+
 use std::sync::Arc;
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
-pub(crate) const BUCKET: &str = "agent-service";
+pub(crate) use serving::BUCKET;
 
 /// Runs until it is dropped.
 pub(crate) struct S3Server {
@@ -31,20 +27,10 @@ impl S3Server {
 
     /// Listens again after [`S3Server::stop`], on the port that it had.
     pub(crate) async fn resume(&mut self) {
-        let mut service = S3ServiceBuilder::new(FileSystem::new(self.folder.path()).expect("the folder is there"));
-        service.set_auth(SimpleAuth::from_single("access", "secret"));
-        let service = service.build();
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("a free port");
         self.port = listener.local_addr().expect("it is bound").port();
-        self.serving = Some(tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
-                connections.spawn(async move {
-                    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
-                });
-            }
-        }));
+        let folder = self.folder.clone();
+        self.serving = Some(tokio::spawn(async move { serving::serve(folder.path(), listener).await }));
     }
 
     /// Ends the listener and every connection.
@@ -62,8 +48,8 @@ impl S3Server {
             ("AWS_ENDPOINT_URL", endpoint.as_str()),
             ("AWS_ALLOW_HTTP", "true"),
             ("AWS_REGION", "garage"),
-            ("AWS_ACCESS_KEY_ID", "access"),
-            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_ACCESS_KEY_ID", serving::ACCESS_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", serving::SECRET_ACCESS_KEY),
         ];
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
