@@ -211,12 +211,12 @@ impl Sessions {
         let ended = Command::EndLease { work_id: item.id.clone() };
         let decision = self.decide_or_keep(&loaded.state, ended)?;
         let then = if consequences::wants_worker(&decision.state) { AfterLease::Requeue } else { AfterLease::Stop };
-        let work = WorkChange::EndLease { work_id: item.id.clone(), seen, then };
+        let work = WorkChange::EndLease { work_id: item.id.clone(), seen: Some(seen), then };
         Ok(self.commit(Some(&loaded), Prepared::of(decision), Fence::Client, work, None).await?.is_some())
     }
 
-    /// Stops a work item, as [`WorkQueue::stop`](crate::port::WorkQueue::stop) does, and closes what was exposed to
-    /// a holder that is stopped by force. With calls left that were never begun, another item is queued for them.
+    /// Asks the holder of a work item to stop; with `force`, or where nobody holds it, ends the item, and closes what
+    /// was exposed to its holder. With calls left that were never begun, another item is queued for them.
     pub async fn stop_item(
         &self,
         pool: &Pool,
@@ -229,22 +229,31 @@ impl Sessions {
             let Some(item) = self.world.work.item(pool, work_id).await? else {
                 return Ok(Stopped::NotFound);
             };
-            let Some(seen) = item.last_sign_at().filter(|_| force) else {
-                let stopped = self.world.work.stop(pool, work_id, force).await?;
-                self.queue_what_is_left(&item.session_id).await?;
-                return Ok(stopped);
-            };
+            let is_held = item.last_sign_at().is_some();
+            if !item.lives() {
+                return Ok(Stopped::Already);
+            }
+            if is_held && !force {
+                match self.world.work.stop(pool, work_id, false).await? {
+                    Stopped::Unheld => continue,
+                    stopped => return Ok(stopped),
+                }
+            }
             busy = Some(item.session_id.clone());
             let Some(loaded) = self.world.log.load(&item.session_id).await? else {
-                return Ok(self.world.work.stop(pool, work_id, force).await?);
+                return Ok(self.world.work.stop(pool, work_id, true).await?);
             };
-            let ended = Command::EndLease { work_id: item.id.clone() };
-            let decision = self.decide_or_keep(&loaded.state, ended)?;
+            let decision = if is_held {
+                self.decide_or_keep(&loaded.state, Command::EndLease { work_id: item.id.clone() })?
+            } else {
+                Decision { records: Vec::new(), state: loaded.state.clone(), posted: Vec::new() }
+            };
+            // In one transaction: a crash between the two would leave the calls to nobody.
             let then = match decision.state.runnable_calls().next() {
                 Some(_) => AfterLease::Replace { work_id: self.world.ids().next() },
                 None => AfterLease::Stop,
             };
-            let work = WorkChange::EndLease { work_id: work_id.clone(), seen, then };
+            let work = WorkChange::EndLease { work_id: work_id.clone(), seen: item.last_sign_at(), then };
             if self.commit(Some(&loaded), Prepared::of(decision), fence.clone(), work, None).await?.is_none() {
                 continue;
             }
@@ -252,22 +261,6 @@ impl Sessions {
             return Ok(stopped.map_or(Stopped::NotFound, Stopped::Yes));
         }
         Err(busy.map_or(CommandError::TokenEnded, CommandError::Busy))
-    }
-
-    /// Queues an item for calls that nobody has begun, where their session has none any more.
-    async fn queue_what_is_left(&self, session_id: &SessionId) -> Result<(), CommandError> {
-        for _ in 0..CONFLICTS_MAX {
-            let Some(loaded) = self.world.log.load(session_id).await? else { return Ok(()) };
-            if loaded.state.runnable_calls().next().is_none() {
-                return Ok(());
-            }
-            let nothing = Decision { records: Vec::new(), state: loaded.state.clone(), posted: Vec::new() };
-            let work = WorkChange::Ensure { work_id: self.world.ids().next() };
-            if self.commit(Some(&loaded), Prepared::of(nothing), Fence::Client, work, None).await?.is_some() {
-                return Ok(());
-            }
-        }
-        Err(CommandError::Busy(session_id.clone()))
     }
 
     /// `None` when the session moved between the reading and the append.

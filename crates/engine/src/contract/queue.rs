@@ -44,7 +44,7 @@ async fn held(store: &Arc<dyn Store>, number: u32, token: &str) -> (Story, WorkI
 
 /// The append that ends the lease of `item` as it was seen.
 fn ending(story: &Story, item: &WorkItem, then: AfterLease) -> Append {
-    let seen = item.last_sign_at().expect("somebody holds it");
+    let seen = item.last_sign_at();
     story.aside().and(WorkChange::EndLease { work_id: item.id.clone(), seen, then })
 }
 
@@ -172,12 +172,27 @@ pub async fn a_forced_stop_ends_the_token(subject: &impl Subject) {
     assert!(matches!(refused, Err(AppendError::TokenEnded)), "{refused:?}");
     let told = beat(&store, &held.id, ExpectedHeartbeat::Any).await;
     assert!(matches!(told, Heartbeat::Beat { lease_extended: false, .. }), "{told:?}");
+}
 
-    queued_session(&*store, 2, Setting::default()).await;
-    let Stopped::Yes(stopped) = store.stop(&CLOUD, &work_id(2), false).await.expect("it answers") else {
-        panic!("it lived")
-    };
-    assert_eq!(stopped.state, WorkState::Stopped, "nobody is there to be asked");
+pub async fn an_item_in_the_queue_is_replaced(subject: &impl Subject) {
+    let store = subject.store();
+    let story = queued_session(&*store, 1, Setting::default()).await;
+    let asked = store.stop(&CLOUD, &work_id(1), false).await.expect("the store answers");
+    assert_eq!(asked, Stopped::Unheld, "nobody is there to be asked");
+    let queued = item(&store, &work_id(1)).await;
+    let replaced = ending(&story, &queued, AfterLease::Replace { work_id: work_id(2) });
+    assert!(store.append(replaced.clone()).await.expect("nobody holds it").queued);
+    assert_eq!(item(&store, &work_id(1)).await.state, WorkState::Stopped);
+    assert!(item(&store, &work_id(1)).await.stop_requested_at.is_some());
+    let again = store.append(replaced).await;
+    assert!(matches!(again, Err(AppendError::Conflict)), "it has stopped: {again:?}");
+
+    let second = item(&store, &work_id(2)).await;
+    let next = poll(&store, "token").await.expect("an item is queued");
+    assert_eq!(next.id, work_id(2));
+    store.acknowledge(&CLOUD, &work_id(2), None).await.expect("the store answers");
+    let late = store.append(ending(&story, &second, AfterLease::Stop)).await;
+    assert!(matches!(late, Err(AppendError::Conflict)), "somebody holds it by now: {late:?}");
 }
 
 pub async fn a_lease_runs_out(subject: &impl Subject) {
@@ -287,7 +302,7 @@ pub async fn a_holder_ends_its_own_lease(subject: &impl Subject) {
     let stale = ending(&story, &first, replace.clone()).under(&first.id, "t0");
     let refused = store.append(stale).await;
     assert!(matches!(refused, Err(AppendError::TokenEnded)), "{refused:?}");
-    let seen = first.last_sign_at().expect("somebody holds it");
+    let seen = first.last_sign_at();
     let end = WorkChange::EndLease { work_id: first.id.clone(), seen, then: replace };
     let appended = store.append(story.message("unseen").under(&first.id, "t1").and(end)).await;
     assert!(appended.expect("the token is the item's").queued, "what is left has an item of its own");

@@ -60,7 +60,7 @@ impl EventLog for MemoryStore {
             return Err(AppendError::Conflict);
         }
         if let WorkChange::EndLease { work_id, seen, .. } = &work
-            && tables.items.get(work_id).and_then(|row| row.item.last_sign_at()) != Some(*seen)
+            && !tables.items.get(work_id).is_some_and(|row| row.item.lives() && row.item.last_sign_at() == *seen)
         {
             return Err(AppendError::Conflict);
         }

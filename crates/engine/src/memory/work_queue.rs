@@ -204,6 +204,7 @@ impl WorkQueue for MemoryStore {
         match tables.seen_by(pool, work_id) {
             None => Ok(Stopped::NotFound),
             Some(row) if row.item.state == WorkState::Stopped => Ok(Stopped::Already),
+            Some(row) if row.item.state == WorkState::Queued && !force => Ok(Stopped::Unheld),
             Some(_) => {
                 tables.stop_item(work_id, force, now);
                 Ok(Stopped::Yes(tables.items[work_id].item.clone()))

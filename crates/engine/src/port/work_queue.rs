@@ -19,10 +19,10 @@ pub enum WorkChange {
     None,
     /// Queues an item with this id, unless the session has one that is not stopped.
     Ensure { work_id: WorkId },
-    /// Ends the lease on this item: token and heartbeat are cleared.
-    /// `seen` is the [`WorkItem::last_sign_at`] of the item that was judged: an item whose lease was revived or ended
-    /// meanwhile has another one, and the append fails with `Conflict`.
-    EndLease { work_id: WorkId, seen: Timestamp, then: AfterLease },
+    /// Ends the lease on this item, or ends it in the queue: token and heartbeat are cleared.
+    /// `seen` is the [`WorkItem::last_sign_at`] of the item that was judged, `None` for one in the queue: an item whose
+    /// lease was revived, ended or begun meanwhile has another one, and the append fails with `Conflict`.
+    EndLease { work_id: WorkId, seen: Option<Timestamp>, then: AfterLease },
     /// The session is over: its item, if any, goes to `stopping` when held and to `stopped` otherwise.
     Stop,
 }
@@ -69,6 +69,11 @@ pub struct WorkItem {
 }
 
 impl WorkItem {
+    /// Whether it is not stopped.
+    pub fn lives(&self) -> bool {
+        self.state != WorkState::Stopped
+    }
+
     /// When the holder last gave a sign of life, from which its lease counts; `None` for an item nobody holds.
     pub fn last_sign_at(&self) -> Option<Timestamp> {
         match self.state {
@@ -129,6 +134,8 @@ pub enum Acknowledged {
 pub enum Stopped {
     Yes(WorkItem),
     Already,
+    /// It waits in the queue, where nobody is there to be asked.
+    Unheld,
     NotFound,
 }
 
@@ -175,7 +182,8 @@ pub trait WorkQueue: Send + Sync + 'static {
         ttl_seconds: Option<u32>,
     ) -> Result<Heartbeat, StoreError>;
 
-    /// Asks the holder to stop (`stopping`), or with `force` ends the item (`stopped`) and its token.
+    /// Asks the holder to stop (`stopping`), or with `force` ends the item (`stopped`) and its token, whatever its
+    /// session still needs: an append's [`WorkChange::EndLease`] sees to that.
     async fn stop(&self, pool: &Pool, work_id: &WorkId, force: bool) -> Result<Stopped, StoreError>;
 
     async fn item(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError>;

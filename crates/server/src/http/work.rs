@@ -151,6 +151,8 @@ pub(super) async fn stop(
     match service.sessions.stop_item(&pool, &id, force, fence).await? {
         Stopped::Yes(item) => Ok(Json(view(&item, None))),
         Stopped::Already => Err(ApiError::conflict(format!("work item {id} has stopped already"))),
+        // Of the store alone: the engine ends such an item.
+        Stopped::Unheld => Err(ApiError::conflict(format!("work item {id} is in the queue"))),
         Stopped::NotFound => Err(ApiError::not_found("work item", id.as_str())),
     }
 }

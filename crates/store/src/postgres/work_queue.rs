@@ -145,6 +145,7 @@ impl WorkQueue for PostgresStore {
                 let (ask, state) = match seen.state {
                     WorkState::Stopped => return Ok(Stopped::Already),
                     WorkState::Stopping if !force => return Ok(Stopped::Yes(seen)),
+                    WorkState::Queued if !force => return Ok(Stopped::Unheld),
                     WorkState::Starting => (!force, "starting"),
                     WorkState::Active => (!force, "active"),
                     WorkState::Stopping => (false, "stopping"),
@@ -322,12 +323,20 @@ pub(super) async fn lock_token(
     Ok(found.is_some())
 }
 
-/// Ends the lease that was last heard of at `seen`; whether it was still that one.
+/// Whether the item is held by who was last heard of at `$3`, or by nobody.
+macro_rules! is_as_seen {
+    () => {
+        "CASE WHEN $3::BIGINT IS NULL THEN state = 'queued' ELSE state IN ('starting', 'active', 'stopping') \
+         AND COALESCE(latest_heartbeat_at, acknowledged_at) = $3 END"
+    };
+}
+
+/// Ends the lease that was last heard of at `seen`, or the item in the queue; whether it was still that one.
 pub(super) async fn end_lease(
     connection: &mut Connection,
     work_id: &WorkId,
     session_id: &str,
-    seen: Timestamp,
+    seen: Option<Timestamp>,
     requeue: bool,
 ) -> Result<bool, StoreError> {
     let statement = if requeue {
@@ -336,22 +345,24 @@ pub(super) async fn end_lease(
             now!(),
             ", handed_out_at = NULL, acknowledged_at = NULL, started_at = NULL, latest_heartbeat_at = NULL, \
              stop_requested_at = NULL, token_hash = NULL, lease_ttl_seconds = $4 \
-             WHERE id = $1 AND session_id = $2 AND state IN ('starting', 'active', 'stopping') \
-             AND COALESCE(latest_heartbeat_at, acknowledged_at) = $3"
+             WHERE id = $1 AND session_id = $2 AND ",
+            is_as_seen!()
         )
     } else {
         concat!(
             "UPDATE work_items SET state = 'stopped', stopped_at = ",
             now!(),
-            ", latest_heartbeat_at = NULL, token_hash = NULL, lease_ttl_seconds = $4 \
-             WHERE id = $1 AND session_id = $2 AND state IN ('starting', 'active', 'stopping') \
-             AND COALESCE(latest_heartbeat_at, acknowledged_at) = $3"
+            ", stop_requested_at = COALESCE(stop_requested_at, ",
+            now!(),
+            "), latest_heartbeat_at = NULL, token_hash = NULL, lease_ttl_seconds = $4 \
+             WHERE id = $1 AND session_id = $2 AND ",
+            is_as_seen!()
         )
     };
     let done = query(statement)
         .bind(work_id.as_str())
         .bind(session_id)
-        .bind(seen.as_micros())
+        .bind(seen.map(Timestamp::as_micros))
         .bind(LEASE_TTL_SECONDS)
         .execute(connection)
         .await

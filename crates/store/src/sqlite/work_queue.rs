@@ -147,6 +147,7 @@ impl WorkQueue for SqliteStore {
                     let ask = match item.state {
                         WorkState::Stopped => return Ok(Stopped::Already),
                         WorkState::Stopping if !force => return Ok(Stopped::Yes(item)),
+                        WorkState::Queued if !force => return Ok(Stopped::Unheld),
                         WorkState::Starting | WorkState::Active => !force,
                         WorkState::Stopping | WorkState::Queued => false,
                     };
@@ -328,30 +329,43 @@ pub(super) async fn ensure(
     Ok(done.rows_affected() == 1)
 }
 
+/// Whether the item is held by who was last heard of at `?3`, or by nobody.
+macro_rules! is_as_seen {
+    () => {
+        "CASE WHEN ?3 IS NULL THEN state = 'queued' ELSE state IN ('starting', 'active', 'stopping') \
+         AND COALESCE(latest_heartbeat_at, acknowledged_at) = ?3 END"
+    };
+}
+
 /// Ends the lease that was last heard of at `seen`, or refuses the append.
 pub(super) async fn end_lease(
     connection: &mut Connection,
     work_id: &WorkId,
     session_id: &str,
-    seen: Timestamp,
+    seen: Option<Timestamp>,
     requeue: bool,
     now: i64,
 ) -> Result<(), AppendError> {
     let statement = if requeue {
-        "UPDATE work_items SET state = 'queued', queued_at = ?4, handed_out_at = NULL, acknowledged_at = NULL, \
+        concat!(
+            "UPDATE work_items SET state = 'queued', queued_at = ?4, handed_out_at = NULL, acknowledged_at = NULL, \
          started_at = NULL, latest_heartbeat_at = NULL, stop_requested_at = NULL, token_hash = NULL, \
          lease_ttl_seconds = ?5 \
-         WHERE id = ?1 AND session_id = ?2 AND state IN ('starting', 'active', 'stopping') \
-         AND COALESCE(latest_heartbeat_at, acknowledged_at) = ?3"
+         WHERE id = ?1 AND session_id = ?2 AND ",
+            is_as_seen!()
+        )
     } else {
-        "UPDATE work_items SET state = 'stopped', stopped_at = ?4, latest_heartbeat_at = NULL, token_hash = NULL \
-         WHERE id = ?1 AND session_id = ?2 AND state IN ('starting', 'active', 'stopping') \
-         AND COALESCE(latest_heartbeat_at, acknowledged_at) = ?3 AND ?5 > 0"
+        concat!(
+            "UPDATE work_items SET state = 'stopped', stopped_at = ?4, \
+         stop_requested_at = COALESCE(stop_requested_at, ?4), latest_heartbeat_at = NULL, token_hash = NULL \
+         WHERE id = ?1 AND session_id = ?2 AND ?5 > 0 AND ",
+            is_as_seen!()
+        )
     };
     let done = query(statement)
         .bind(work_id.as_str())
         .bind(session_id)
-        .bind(seen.as_micros())
+        .bind(seen.map(Timestamp::as_micros))
         .bind(now)
         .bind(LEASE_TTL_SECONDS)
         .execute(connection)
