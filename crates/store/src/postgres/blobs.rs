@@ -73,6 +73,8 @@ impl BlobRegistry for Registry {
         })
         .await?;
         if garbage.is_empty() {
+            // A transaction that is dropped ends some time later, and has the lock until then.
+            bounded(async { transaction.rollback().await.map_err(store_error) }).await?;
             return Ok(0);
         }
         // A blob that could not be removed keeps its row, and is tried again in the next pass.
