@@ -18,6 +18,7 @@ pub mod definitions;
 pub mod files;
 pub mod histories;
 pub mod idempotency;
+pub mod keys;
 pub mod queue;
 pub mod reading;
 pub mod registry;
@@ -107,6 +108,7 @@ macro_rules! contract_tests {
                 old_answers_go_in_batches, a_request_that_changes_nothing_is_kept,
                 a_definition_is_written_once_for_a_key, a_refused_definition_keeps_no_answer,
                 of_twins_one_writes_a_definition;
+            keys: so_many_sessions_of_a_key_run_at_once, concurrent_starts_share_the_limit;
             histories: a_history_folds_to_its_snapshot;
             files: a_file_is_what_was_stored, a_file_needs_its_content, files_are_listed,
                 content_stays_while_a_file_has_it, expired_content_is_let_go, files_of_a_session_go_with_it;

@@ -10,6 +10,7 @@ mod chunks;
 mod definitions;
 mod files;
 mod idempotency;
+mod keys;
 mod leases;
 mod log;
 mod tracks;

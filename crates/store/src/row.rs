@@ -101,6 +101,8 @@ pub(crate) struct SessionColumns {
     pub(crate) deleted_at: Option<i64>,
     pub(crate) snapshot_format: i64,
     pub(crate) snapshot: String,
+    /// The key that creates the session; of a creation alone, because it never changes.
+    pub(crate) api_key_id: Option<String>,
     /// Where the session falls when sessions are split between two releases.
     pub(crate) split_hash: i64,
 }
@@ -123,6 +125,10 @@ impl SessionColumns {
             deleted_at: state.deleted.then(|| state.last_at.as_micros()),
             snapshot_format: i64::from(SNAPSHOT_FORMAT),
             snapshot: to_json(state)?,
+            api_key_id: match append.records.first().map(|record| &record.event) {
+                Some(Event::Created(created)) => created.api_key_id.as_ref().map(|id| id.as_str().to_owned()),
+                _ => None,
+            },
             split_hash: i64::from(split_hash(&state.session_id)),
         })
     }

@@ -9,6 +9,7 @@ mod chunks;
 mod definitions;
 mod files;
 mod idempotency;
+mod keys;
 mod leases;
 mod log;
 mod work_queue;

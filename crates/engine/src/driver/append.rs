@@ -110,7 +110,8 @@ impl Driver {
         let released = matches!(wake, Wake::Release { .. });
         let ensures = matches!(work, WorkChange::Ensure { .. });
         let fence = Fence::Owner(self.claim.clone());
-        let append = Append { records: records.clone(), state: state.clone(), fence, wake, work, kept: None };
+        let append =
+            Append { records: records.clone(), state: state.clone(), fence, wake, work, kept: None, running_max: None };
         let appended = match self.shared.world.log.append(append).await {
             Ok(appended) => appended,
             Err(AppendError::Conflict) => {
@@ -118,7 +119,9 @@ impl Driver {
                 return Ok(None);
             }
             Err(AppendError::Fenced | AppendError::TokenEnded) => return Err(Stop::Fenced),
-            Err(AppendError::KeyUsed(used)) => return Err(Stop::Broken(format!("an owner's append: {used}"))),
+            Err(error @ (AppendError::KeyUsed(_) | AppendError::TooManyRunning(_))) => {
+                return Err(Stop::Broken(format!("an owner's append: {error}")));
+            }
             Err(AppendError::Store(StoreError::Corrupt(what))) => return Err(Stop::Broken(what)),
             Err(AppendError::Store(StoreError::Unavailable(what))) => {
                 tracing::debug!(session_id = %self.claim.session_id, what, "an append has no answer");

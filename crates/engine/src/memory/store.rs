@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, SessionId, WorkId};
+use session::id::{AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, SessionId, WorkId};
 use session::{State, Timestamp};
 
 use super::MemoryBlobs;
@@ -47,6 +47,7 @@ pub(super) struct Tables {
 pub(super) struct SessionRow {
     pub(super) records: Vec<StoredRecord>,
     pub(super) state: State,
+    pub(super) api_key_id: Option<ApiKeyId>,
     pub(super) owner: Option<ReplicaId>,
     pub(super) epoch: u64,
     pub(super) wake_at: Option<Timestamp>,

@@ -69,6 +69,9 @@ pub struct Append {
     pub work: WorkChange,
     /// The answer to a client's request that names an idempotency key.
     pub kept: Option<Kept>,
+    /// Set where the append has the session run by its client's wish: with as many other sessions of the key that
+    /// created it running, it is refused. A session that names no key is never refused.
+    pub running_max: Option<u32>,
 }
 
 /// What an append did besides.
@@ -92,6 +95,9 @@ pub enum AppendError {
     /// The token is no longer its item's; its holder stops at once.
     #[error("the work item's token has ended")]
     TokenEnded,
+    /// The session's API key has [`Append::running_max`] others running.
+    #[error("the session's API key already has {0} sessions running")]
+    TooManyRunning(u32),
     #[error(transparent)]
     KeyUsed(#[from] KeyUsed),
     #[error(transparent)]

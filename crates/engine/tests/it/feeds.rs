@@ -48,6 +48,7 @@ impl Stage {
             wake: Wake::Keep,
             work: WorkChange::None,
             kept: None,
+            running_max: None,
         };
         self.rig.store.append(append).await.unwrap();
     }

@@ -1,5 +1,6 @@
 //! `limits`: how much one API key may ask for.
 
+use engine::port::KeyLimits;
 use engine::port::rate_limits::Rate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use super::Problem;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
+    /// Sessions of one API key that may run at the same time, over all replicas. Those that wait for a client are idle
+    /// and not counted. Whatever would start another is refused with a 429. Unset, there is no limit.
+    pub concurrent_sessions: Option<u32>,
     /// Requests a minute, over all replicas where they share a Redis, over each of them otherwise.
     pub requests_per_minute: RequestsPerMinute,
 }
@@ -33,7 +37,15 @@ impl RequestsPerMinute {
 }
 
 impl LimitsSection {
+    /// The limits that the engine holds.
+    pub fn of_keys(&self) -> KeyLimits {
+        KeyLimits { concurrent_sessions: self.concurrent_sessions }
+    }
+
     pub(super) fn validate(&self) -> Result<(), Problem> {
+        if self.concurrent_sessions == Some(0) {
+            return Err(Problem::new("limits.concurrent_sessions", "must be at least 1; leave it out for no limit"));
+        }
         let RequestsPerMinute { create, read } = &self.requests_per_minute;
         let settings = [("limits.requests_per_minute.create", create), ("limits.requests_per_minute.read", read)];
         for (key, rate) in settings {

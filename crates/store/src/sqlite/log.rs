@@ -10,7 +10,7 @@ use session::id::SessionId;
 use session::{State, Timestamp};
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore, blobs, idempotency, work_queue};
+use super::{Connection, SqliteStore, blobs, idempotency, keys, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -254,6 +254,9 @@ async fn advance(
     if position != expected {
         return Err(AppendError::Conflict);
     }
+    if let Some(max) = append.running_max {
+        keys::admit(connection, session, max).await?;
+    }
 
     let claim_for = match &append.wake {
         Wake::Now { claim_for: Some(replica) } if owner.is_none() => Some(replica.clone()),
@@ -272,12 +275,13 @@ async fn advance(
     };
     let statement = if session.creates() {
         "INSERT INTO sessions (id, position, epoch, owner, wake_at, status, agent_id, agent_version, environment_id, \
-         created_at, archived_at, deleted_at, snapshot_format, snapshot, handed_over) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+         created_at, archived_at, deleted_at, snapshot_format, snapshot, handed_over, api_key_id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
     } else {
         "UPDATE sessions SET position = ?2, epoch = ?3, owner = ?4, wake_at = ?5, status = ?6, agent_id = ?7, \
          agent_version = ?8, environment_id = ?9, created_at = ?10, archived_at = ?11, \
-         deleted_at = ?12, snapshot_format = ?13, snapshot = ?14, handed_over = ?15 WHERE id = ?1"
+         deleted_at = ?12, snapshot_format = ?13, snapshot = ?14, handed_over = ?15, \
+         api_key_id = COALESCE(api_key_id, ?16) WHERE id = ?1"
     };
     query(statement)
         .bind(&session.id)
@@ -295,6 +299,7 @@ async fn advance(
         .bind(session.snapshot_format)
         .bind(&session.snapshot)
         .bind(if claim_for.is_some() { 0 } else { handed_over })
+        .bind(&session.api_key_id)
         .execute(connection)
         .await
         .map_err(store_error)?;

@@ -314,7 +314,9 @@ impl Worker<'_> {
                     )) => {
                         return Err(error);
                     }
-                    Some(Err(CommandError::KeyUsed(used))) => panic!("no request names a key: {used}"),
+                    Some(Err(error @ (CommandError::KeyUsed(_) | CommandError::TooManyRunning(_)))) => {
+                        panic!("no worker's request names a key or is held back: {error}")
+                    }
                     Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
                         self.shared.note(|notes| notes.lost_answers += 1);
                     }

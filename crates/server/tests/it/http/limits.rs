@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::http::Method;
 use engine::memory::MemoryRateLimits;
 use engine::observer::Silent;
-use engine::port::{Clock, Rate, RateLimits};
+use engine::port::{Clock, KeyLimits, Rate, RateLimits};
 use serde_json::json;
 use server::http::{ErrorClass, HttpObserver, RequestLimits};
 use session::Timestamp;
 use store::testing::RedisServer;
 use store::{Redis, RedisRateLimits};
 
-use super::api::{API_KEY, Answer, Api, WORKER_KEY};
+use super::api::{API_KEY, Answer, Api, Text as _, WORKER_KEY, message};
 
 /// Stands still, so that no request comes back.
 struct Still;
@@ -113,6 +113,44 @@ async fn refusals_are_counted() {
         api.get("/v1/agents").await;
     }
     assert_eq!(counting.0.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn so_many_sessions_of_a_key_run_at_once() {
+    for api in Api::start_limited(KeyLimits { concurrent_sessions: Some(1) }).await {
+        let (running, waiting) = (api.session("cloud").await, api.session("cloud").await);
+        let mut stream = api.follow(&running).await;
+        api.say(&running, "wait").await.ok();
+        let refused = api.say(&waiting, "Hello").await;
+        let told = refused.error(429, "rate_limit_error");
+        assert!(told.contains("limits.concurrent_sessions") && told.contains("interrupt"), "{told}");
+        assert_eq!(header(&refused, "retry-after"), Some("5"));
+        assert_eq!(header(&refused, "x-should-retry"), None);
+        let events = api.get(&format!("/v1/sessions/{waiting}/events")).await.ok();
+        assert_eq!(events["data"], json!([]), "nothing is left of what was refused");
+
+        let (agent, environment) = (api.agent().await, api.environment("cloud").await);
+        let mut creation = json!({"agent": agent, "environment_id": environment});
+        let idle = api.post("/v1/sessions", creation.clone()).await.ok();
+        creation["initial_events"] = message("Hello")["events"].clone();
+        api.post("/v1/sessions", creation.clone()).await.error(429, "rate_limit_error");
+        let sessions = api.get("/v1/sessions").await.ok();
+        assert_eq!(sessions["data"].as_array().unwrap().len(), 3, "what was refused was not created");
+
+        // Another key counts for itself, and so does a session that it created, whoever sends to it.
+        let second = "sk-test-second-key";
+        api.call_as(second, Method::POST, "/v1/sessions", Some(&creation)).await.ok();
+        let path = format!("/v1/sessions/{}/events", idle["id"].text());
+        let hello = message("Hello");
+        api.call_as(second, Method::POST, &path, Some(&hello)).await.error(429, "rate_limit_error");
+
+        // Whatever stops work is taken, and makes room.
+        let interrupt = json!({"events": [{"type": "user.interrupt"}]});
+        stream.until("span.model_request_start").await;
+        api.post(&format!("/v1/sessions/{running}/events"), interrupt).await.ok();
+        stream.until("session.status_idle").await;
+        api.say(&waiting, "Hello").await.ok();
+    }
 }
 
 /// A replica with connections of its own.
