@@ -27,7 +27,7 @@ pub use definitions::{Agent, Definitions, Environment, EnvironmentConfig, Enviro
 pub use files::{File, Files};
 pub use idempotency::{Answer, Idempotency, Keep, KeepError, Kept, KeyUsed, KeyedRequest};
 pub use leases::{Claim, Leases};
-pub use ledger::KeyLimits;
+pub use ledger::{Amount, Cap, Caps, KeyLimits, Ledger, LedgerChange, OverCap};
 pub use log::{Append, AppendError, Appended, EventLog, Fence, ListEvents, ListSessions, Loaded, StoredRecord, Wake};
 pub use model::{Model, ModelError, ModelRequest};
 pub use rate_limits::{Rate, RateLimits, Taken};

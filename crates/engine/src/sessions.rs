@@ -21,8 +21,8 @@ use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{HandOver, Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{
-    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, Loaded, StoreError,
-    StoredRecord, Wake, WorkChange, WorkItem,
+    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, LedgerChange, Loaded,
+    StoreError, StoredRecord, Wake, WorkChange, WorkItem,
 };
 use crate::world::World;
 
@@ -329,8 +329,8 @@ impl Sessions {
             (Some(claims), true) if slot.is_some() => Wake::Now { claim_for: Some(claims.replica_id().clone()) },
             (_, true) => Wake::Now { claim_for: None },
         };
-        let (state, stored) = (&outcome.state, &outcome.appended);
-        let append = Append { records, state: state.clone(), fence, wake, work, kept, running_max };
+        let (state, stored, ledger) = (&outcome.state, &outcome.appended, LedgerChange::None);
+        let append = Append { records, state: state.clone(), fence, wake, work, kept, running_max, ledger };
         let appended = match self.world.log.append(append).await {
             Ok(appended) => appended,
             Err(error) => {
@@ -340,6 +340,8 @@ impl Sessions {
                 return match error {
                     AppendError::Conflict => Ok(None),
                     AppendError::TokenEnded | AppendError::Fenced => Err(CommandError::TokenEnded),
+                    // Clients reserve nothing.
+                    AppendError::OverCap(over) => Err(StoreError::Corrupt(over.to_string()).into()),
                     AppendError::TooManyRunning(max) => Err(CommandError::TooManyRunning(max)),
                     AppendError::KeyUsed(used) => Err(used.into()),
                     AppendError::Store(error) => Err(error.into()),

@@ -12,6 +12,7 @@ mod files;
 mod idempotency;
 mod keys;
 mod leases;
+mod ledger;
 mod log;
 mod tracks;
 mod work_queue;

@@ -3,10 +3,11 @@
 //! Columns are text and 64-bit integers only, so one reader ([`Columns`]) serves both. Which columns a statement
 //! returns is the statement's business; the names are those of the migrations.
 
+use engine::port::ledger::KeyUsage;
 use engine::port::tracks::split_hash;
 use engine::port::{
-    Agent, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept, KeyedRequest,
-    Loaded, StoreError, Wake, WorkItem, WorkState,
+    Agent, Amount, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept,
+    KeyedRequest, Loaded, StoreError, Wake, WorkItem, WorkState,
 };
 use serde::Serialize;
 use session::event::{EnvironmentKind, FORMAT_VERSION};
@@ -71,6 +72,21 @@ pub(crate) fn file(row: &impl Columns) -> Result<File, StoreError> {
         created_at: row.time("created_at")?,
         expires_at: row.time_or_null("expires_at")?,
         session_id: row.text_or_null("session_id")?.map(Into::into),
+    })
+}
+
+/// An amount in two columns.
+pub(crate) fn amount(row: &impl Columns, tokens: &str, micro_usd: &str) -> Result<Amount, StoreError> {
+    Ok(Amount { tokens: row.counter(tokens)?, micro_usd: row.counter(micro_usd)? })
+}
+
+/// A key's ledger as both statements that add it up return it.
+pub(crate) fn key_usage(row: &impl Columns) -> Result<KeyUsage, StoreError> {
+    Ok(KeyUsage {
+        settled: amount(row, "tokens", "micro_usd")?,
+        estimated: amount(row, "estimated_tokens", "estimated_micro_usd")?,
+        reserved: amount(row, "reserved_tokens", "reserved_micro_usd")?,
+        open_requests: row.counter("open_requests")?,
     })
 }
 

@@ -11,6 +11,7 @@ mod files;
 mod idempotency;
 mod keys;
 mod leases;
+mod ledger;
 mod log;
 mod work_queue;
 mod writer;

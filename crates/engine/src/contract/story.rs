@@ -10,7 +10,7 @@ use session::id::{AgentId, ApiKeyId, EnvironmentId, ReplicaId, SessionId, WorkId
 use session::{ClientEvent, Command, Ids, Limits, Poster, Record, State, Timestamp};
 
 use crate::port::leases::Claimed;
-use crate::port::{Append, Claim, Fence, Leases, Track, Wake, WorkChange};
+use crate::port::{Append, Claim, Fence, Leases, LedgerChange, Track, Wake, WorkChange};
 
 use super::{Store, Subject};
 
@@ -146,6 +146,7 @@ fn append(records: &[Record], state: &State) -> Append {
         work: WorkChange::None,
         kept: None,
         running_max: None,
+        ledger: LedgerChange::None,
     }
 }
 

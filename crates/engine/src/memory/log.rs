@@ -58,7 +58,7 @@ impl Tables {
 impl EventLog for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let now = self.now();
-        let Append { records, state, fence, wake, work, kept, running_max } = append;
+        let Append { records, state, fence, wake, work, kept, running_max, ledger } = append;
         let session_id = state.session_id.clone();
         let guard = state.position - records.len() as u64;
         let mut tables = self.tables();
@@ -83,6 +83,9 @@ impl EventLog for MemoryStore {
         if let (Some(max), Some(key)) = (running_max, &api_key_id) {
             tables.check_running(key, &session_id, max)?;
         }
+        tables.check_caps(api_key_id.as_ref(), &ledger, now)?;
+        let is_deleted = state.deleted;
+        let key = api_key_id.clone();
         let row = tables.sessions.entry(session_id.clone()).or_insert_with(|| SessionRow {
             records: Vec::new(),
             state: state.clone(),
@@ -106,6 +109,10 @@ impl EventLog for MemoryStore {
         let wake = tables.admit(&session_id, wake);
         let row = tables.sessions.get_mut(&session_id).expect("it was just written");
         let claim = row.wake(&session_id, wake, now);
+        tables.change_ledger(&session_id, key.as_ref(), ledger, now);
+        if is_deleted {
+            tables.settle_session(&session_id);
+        }
         let queued = tables.change_work(&session_id, work, now);
         if let Some(kept) = kept {
             tables.keep(kept, now);

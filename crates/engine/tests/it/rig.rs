@@ -152,6 +152,7 @@ pub(crate) fn overloaded() -> Step {
         retryable: true,
         retry_after_ms: None,
         usage: ModelUsage::default(),
+        is_free: true,
     };
     Step { chunks: Vec::new(), pause: Duration::from_millis(5), result: Err(error) }
 }

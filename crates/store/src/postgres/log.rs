@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use engine::port::{
-    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
-    StoreError, StoredRecord, Wake, WorkChange,
+    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, LedgerChange, ListEvents, ListSessions, Loaded,
+    Order, StoreError, StoredRecord, Wake, WorkChange,
 };
 use session::id::SessionId;
 use session::{State, Timestamp};
@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnection, PgExecutor, PgRow};
 use sqlx::{query, query_scalar};
 
 use super::tracks::canary_hashes_below;
-use super::{PostgresStore, bounded, findable, idempotency, keys, now, work_queue};
+use super::{PostgresStore, bounded, findable, idempotency, keys, ledger, now, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -129,6 +129,8 @@ impl EventLog for PostgresStore {
                 None
             } else if append.kept.is_none()
                 && append.running_max.is_none()
+                && append.ledger == LedgerChange::None
+                && session.deleted_at.is_none()
                 && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. })
             {
                 // The ordinary append is one statement, and so a transaction of its own.
@@ -294,6 +296,7 @@ impl EventLog for PostgresStore {
             ] {
                 query(statement).bind(PRESENCE_KEPT_MICROS).execute(&self.pool).await.map_err(store_error)?;
             }
+            query(ledger::PURGE).bind(ledger::PURGE_DAYS).execute(&self.pool).await.map_err(store_error)?;
             Ok(usize::try_from(sessions).unwrap_or_default())
         })
         .await
@@ -301,7 +304,8 @@ impl EventLog for PostgresStore {
 }
 
 impl PostgresStore {
-    /// An append that keeps an answer, ends a lease, stops an item or has a session run where that is limited. The key comes before everything else, so that a
+    /// An append that keeps an answer, ends a lease, stops an item, has a session run where that is limited, or
+    /// changes the ledger. The key comes before everything else, so that a
     /// twin waits there; the item is locked before the session, as by everybody who locks both.
     async fn advance_with_side_rows(
         &self,
@@ -343,6 +347,10 @@ impl PostgresStore {
         let Some(moved) = advance(&mut *transaction, append, fence, session, bodies).await? else {
             return Ok(None);
         };
+        ledger::change(&mut transaction, session, &append.ledger).await?;
+        if session.deleted_at.is_some() {
+            ledger::settle_session(&mut transaction, session).await?;
+        }
         transaction.commit().await.map_err(store_error)?;
         Ok(Some(Appended { queued: moved.queued || requeued, ..moved }))
     }

@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 use engine::port::{
-    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
-    StoreError, StoredRecord, Wake, WorkChange,
+    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, LedgerChange, ListEvents, ListSessions, Loaded,
+    Order, StoreError, StoredRecord, Wake, WorkChange,
 };
 use futures::TryStreamExt as _;
 use session::id::SessionId;
 use session::{State, Timestamp};
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore, blobs, idempotency, keys, work_queue};
+use super::{Connection, SqliteStore, blobs, idempotency, keys, ledger, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -176,6 +176,7 @@ impl EventLog for SqliteStore {
                         .execute(&mut *connection)
                         .await
                         .map_err(store_error)?;
+                    ledger::purge(connection, now).await?;
                     remove(connection, before, limit, now).await
                 })
             })
@@ -203,6 +204,10 @@ async fn write(
     }
     let claim = advance(connection, append, session, now).await?;
     insert(connection, &session.id, records, bodies).await?;
+    ledger::change(connection, &session.id, &append.ledger, now).await?;
+    if session.deleted_at.is_some() {
+        ledger::settle_session(connection, &session.id).await?;
+    }
     let queued = match &append.work {
         WorkChange::None => false,
         WorkChange::Ensure { work_id } => work_queue::ensure(connection, work_id, session, now).await?,
@@ -256,6 +261,9 @@ async fn advance(
     }
     if let Some(max) = append.running_max {
         keys::admit(connection, session, max).await?;
+    }
+    if let LedgerChange::Reserve { amount, caps, .. } = &append.ledger {
+        ledger::check(connection, &session.id, *amount, caps, now).await?;
     }
 
     let claim_for = match &append.wake {

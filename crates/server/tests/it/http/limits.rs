@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use engine::memory::MemoryRateLimits;
 use engine::observer::Silent;
-use engine::port::{Clock, KeyLimits, Rate, RateLimits};
+use engine::port::{Caps, Clock, KeyLimits, Rate, RateLimits};
 use serde_json::json;
 use server::http::{ErrorClass, HttpObserver, RequestLimits};
 use session::Timestamp;
@@ -117,7 +117,7 @@ async fn refusals_are_counted() {
 
 #[tokio::test]
 async fn so_many_sessions_of_a_key_run_at_once() {
-    for api in Api::start_limited(KeyLimits { concurrent_sessions: Some(1) }).await {
+    for api in Api::start_limited(KeyLimits { concurrent_sessions: Some(1), ..KeyLimits::default() }).await {
         let (running, waiting) = (api.session("cloud").await, api.session("cloud").await);
         let mut stream = api.follow(&running).await;
         api.say(&running, "wait").await.ok();
@@ -150,6 +150,51 @@ async fn so_many_sessions_of_a_key_run_at_once() {
         api.post(&format!("/v1/sessions/{running}/events"), interrupt).await.ok();
         stream.until("session.status_idle").await;
         api.say(&waiting, "Hello").await.ok();
+    }
+}
+
+/// Room for one request of the scripted model, which may answer with 32 000 tokens, and not for two.
+const ONE_REQUEST: u64 = 50_000;
+
+#[tokio::test]
+async fn a_request_over_its_keys_cap_ends_the_turn() {
+    let caps = Caps { tokens_per_day: Some(ONE_REQUEST), micro_usd_per_day: None };
+    for api in Api::start_limited(KeyLimits { caps, ..KeyLimits::default() }).await {
+        let (first, second) = (api.session("cloud").await, api.session("cloud").await);
+        let (mut stream, mut other) = (api.follow(&first).await, api.follow(&second).await);
+        // What is settled leaves room.
+        for _ in 0..3 {
+            api.say(&first, "Hello").await.ok();
+            stream.until("session.status_idle").await;
+        }
+        api.say(&first, "wait").await.ok();
+        stream.until("span.model_request_start").await;
+        api.say(&second, "Hello").await.ok();
+        let seen = other.until("session.status_idle").await;
+        let error = seen.iter().find(|event| event["type"] == "session.error").expect("the client is told");
+        assert_eq!(error["error"]["type"], "billing_error");
+        assert_eq!(error["error"]["retry_status"]["type"], "exhausted");
+        let told = error["error"]["message"].text();
+        assert!(told.contains("50000 tokens a day (limits.tokens_per_day") && told.contains("00:00 UTC"), "{told}");
+        assert_eq!(seen.last().unwrap()["stop_reason"]["type"], "retries_exhausted");
+        assert!(seen.iter().all(|event| event["type"] != "span.model_request_start"));
+
+        // Another key has its own.
+        let (agent, environment) = (api.agent().await, api.environment("cloud").await);
+        let creation = json!({"agent": agent, "environment_id": environment});
+        let key = "sk-test-second-key";
+        let theirs = api.call_as(key, Method::POST, "/v1/sessions", Some(&creation)).await.ok()["id"].text();
+        let mut following = api.follow(&theirs).await;
+        api.say(&theirs, "Hello").await.ok();
+        let seen = following.until("session.status_idle").await;
+        assert_eq!(seen.last().unwrap()["stop_reason"]["type"], "end_turn");
+
+        // What is broken off counts in full: nobody knows what it used.
+        api.post(&format!("/v1/sessions/{first}/events"), json!({"events": [{"type": "user.interrupt"}]})).await.ok();
+        stream.until("session.status_idle").await;
+        api.say(&second, "Hello?").await.ok();
+        let seen = other.until("session.status_idle").await;
+        assert_eq!(seen.last().unwrap()["stop_reason"]["type"], "retries_exhausted");
     }
 }
 
