@@ -152,8 +152,13 @@ async fn settle(
     Ok(())
 }
 
-/// Removes the ledgers of days that nobody asks about any more.
-pub(super) const PURGE: &str = concat!("DELETE FROM key_usage WHERE day < ", today!(), " - $1");
-
-/// What [`PURGE`] takes.
-pub(super) const PURGE_DAYS: i64 = LEDGER_DAYS;
+/// Removes the ledgers of days that nobody asks about any more, with what an older build left open then.
+pub(super) async fn purge(store: &PostgresStore) -> Result<(), StoreError> {
+    for statement in [
+        concat!("DELETE FROM key_usage WHERE day < ", today!(), " - $1"),
+        concat!("DELETE FROM open_reservations WHERE day < ", today!(), " - $1"),
+    ] {
+        query(statement).bind(LEDGER_DAYS).execute(&store.pool).await.map_err(store_error)?;
+    }
+    Ok(())
+}

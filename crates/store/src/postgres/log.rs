@@ -296,7 +296,7 @@ impl EventLog for PostgresStore {
             ] {
                 query(statement).bind(PRESENCE_KEPT_MICROS).execute(&self.pool).await.map_err(store_error)?;
             }
-            query(ledger::PURGE).bind(ledger::PURGE_DAYS).execute(&self.pool).await.map_err(store_error)?;
+            ledger::purge(self).await?;
             Ok(usize::try_from(sessions).unwrap_or_default())
         })
         .await

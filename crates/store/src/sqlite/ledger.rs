@@ -105,13 +105,11 @@ async fn settle(
     Ok(())
 }
 
-/// Removes the ledgers of days that nobody asks about any more.
+/// Removes the ledgers of days that nobody asks about any more, with what an older build left open then.
 pub(super) async fn purge(connection: &mut Connection, now: i64) -> Result<(), StoreError> {
-    query("DELETE FROM key_usage WHERE day < ?")
-        .bind(day(now) - LEDGER_DAYS)
-        .execute(connection)
-        .await
-        .map_err(store_error)?;
+    for statement in ["DELETE FROM key_usage WHERE day < ?", "DELETE FROM open_reservations WHERE day < ?"] {
+        query(statement).bind(day(now) - LEDGER_DAYS).execute(&mut *connection).await.map_err(store_error)?;
+    }
     Ok(())
 }
 

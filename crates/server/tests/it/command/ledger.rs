@@ -13,9 +13,10 @@ use session::Timestamp;
 use session::id::ApiKeyId;
 use store::testing::Cluster;
 use store::{PostgresStore, SqliteStore};
+use tokio::runtime::Runtime;
 
-use super::process::{Server, block_on};
-use super::serve::{KEY, open_session, say};
+use super::process::Server;
+use super::serve::{KEY, follow, open_session, read_to, say};
 
 /// Today, for a store whose time is its process's.
 struct Today;
@@ -45,16 +46,13 @@ fn start(data_dir: &Path, more: impl FnOnce(&mut Command)) -> Server {
     })
 }
 
-/// Asks until the session has so many events of this kind.
-fn await_events(server: &Server, session: &str, kind: &str, count: usize) {
-    let is_it = |event: &&Value| event["type"] == kind;
-    loop {
-        let (_, events) = server.get(&format!("{}/v1/sessions/{session}/events?limit=1000", server.url), KEY);
-        let events: Value = serde_json::from_str(&events).unwrap();
-        if events["data"].as_array().unwrap().iter().filter(is_it).count() >= count {
-            return;
-        }
-    }
+/// Has a session ask the model, which does not answer for minutes; returns when the request is on record.
+fn ask(runtime: &Runtime, server: &Server) -> String {
+    let session = open_session(server);
+    let stream = runtime.block_on(follow(server, &session));
+    say(server, &session, "!wait 600000");
+    runtime.block_on(read_to(stream, "span.model_request_start")).expect("the model is asked");
+    session
 }
 
 /// One request was lost with its server, and the same one is under way again.
@@ -69,19 +67,26 @@ fn assert_lost_one(usage: KeyUsage) {
 
 #[test]
 fn a_request_that_was_lost_with_its_server_counts_in_full() {
+    let runtime = Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let first = start(&data_dir, |_| {});
-    let session = open_session(&first);
-    say(&first, &session, "!wait 600000");
-    await_events(&first, &session, "span.model_request_start", 1);
+    let session = ask(&runtime, &first);
     first.signal(Signal::KILL);
     first.wait();
     let second = start(&data_dir, |_| {});
-    await_events(&second, &session, "span.model_request_start", 2);
+    let asked = |event: &&Value| event["type"] == "span.model_request_start";
+    // It may have asked again before anybody could follow it.
+    loop {
+        let (_, events) = second.get(&format!("{}/v1/sessions/{session}/events?limit=1000", second.url), KEY);
+        let events: Value = serde_json::from_str(&events).unwrap();
+        if events["data"].as_array().unwrap().iter().filter(asked).count() == 2 {
+            break;
+        }
+    }
     second.signal(Signal::KILL);
     second.wait();
-    let usage = block_on(async {
+    let usage = runtime.block_on(async {
         let store = SqliteStore::open(&data_dir, Arc::new(Today)).await.unwrap();
         store.key_usage(&key_id()).await.unwrap()
     });
@@ -90,7 +95,7 @@ fn a_request_that_was_lost_with_its_server_counts_in_full() {
 
 #[test]
 fn a_request_that_was_lost_with_its_replica_is_settled_by_another() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = Runtime::new().unwrap();
     let Some(cluster) = runtime.block_on(Cluster::shared()) else { return };
     let database = runtime.block_on(cluster.database());
     let folder = tempfile::tempdir().unwrap();
@@ -100,13 +105,12 @@ fn a_request_that_was_lost_with_its_replica_is_settled_by_another() {
         })
     };
     let first = replica("first");
-    let session = open_session(&first);
-    say(&first, &session, "!wait 600000");
-    await_events(&first, &session, "span.model_request_start", 1);
+    let session = ask(&runtime, &first);
     let second = replica("second");
+    let stream = runtime.block_on(follow(&second, &session));
     first.signal(Signal::KILL);
     first.wait();
-    await_events(&second, &session, "span.model_request_start", 2);
+    runtime.block_on(read_to(stream, "span.model_request_start")).expect("it is asked again");
     let usage = runtime.block_on(async {
         let store = PostgresStore::new(&database.store_options()).unwrap();
         store.key_usage(&key_id()).await.unwrap()
