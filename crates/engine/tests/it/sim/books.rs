@@ -50,7 +50,10 @@ impl Books {
     pub(crate) fn take_in(&mut self, change: LedgerChange) {
         let (request_id, is_first) = match change {
             LedgerChange::None => return,
-            LedgerChange::Reserve { request_id, amount, .. } => {
+            LedgerChange::Reserve { request_id, amount, caps } => {
+                if let Err(over) = caps.check(self.used(), amount) {
+                    self.violations.push(format!("{request_id}: {over}"));
+                }
                 (request_id.clone(), self.reserved.insert(request_id, amount).is_none())
             }
             LedgerChange::Settle { request_id, spent } => {
@@ -63,8 +66,17 @@ impl Books {
         }
     }
 
-    /// Every request is reserved once and settled once, at what its history says; the ledger is the sum, within its
-    /// cap; and what is open is what is under way.
+    /// What is used and reserved now.
+    fn used(&self) -> Amount {
+        let counts = |(id, reserved): (&EventId, &Amount)| match self.settled.get(id) {
+            Some(Some(spent)) => *spent,
+            Some(None) | None => *reserved,
+        };
+        self.reserved.iter().map(counts).fold(Amount::default(), Amount::plus)
+    }
+
+    /// Every request is reserved once and settled once, at what its history says; the ledger is the sum, and what is
+    /// open is what is under way.
     pub(crate) async fn judge(mut self, requests: &Requests, shared: &Shared, free_failures: u32) -> Vec<String> {
         let caps = shared.weather.key_limits.caps;
         let ledger = shared.store.key_usage(&"apikey_01".into()).await.expect("the store in memory answers");
@@ -107,9 +119,6 @@ impl Books {
         }
         if free > free_failures {
             self.violations.push(format!("{free} requests cost nothing, and the provider refused {free_failures}"));
-        }
-        if let Err(over) = caps.check(ledger.settled.plus(ledger.reserved), Amount::default()) {
-            self.violations.push(format!("a cap was broken: {over}"));
         }
         self.violations
     }

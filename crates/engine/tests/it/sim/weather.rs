@@ -44,7 +44,7 @@ pub(crate) struct Weather {
 
 /// Caps that are never met, or soon: a request of a simulation reserves some thousand tokens.
 fn caps(dice: &Dice) -> Caps {
-    let cap = |few: u64| if dice.chance(500) { 1 << 40 } else { few + dice.below(20 * few) };
+    let cap = |few: u64| if dice.chance(500) { 1 << 40 } else { few + dice.below(3 * few) };
     Caps { tokens_per_day: Some(cap(5_000)), micro_usd_per_day: dice.chance(500).then(|| cap(20_000)) }
 }
 
