@@ -1,5 +1,5 @@
 //! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `Files`, `BlobRegistry`,
-//! `Idempotency` and `Chunks` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
+//! `Idempotency`, `Chunks` and `Ledger` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
 //! [`Subject`].
 //!
 //! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
@@ -18,6 +18,7 @@ pub mod definitions;
 pub mod files;
 pub mod histories;
 pub mod idempotency;
+pub mod keys;
 pub mod queue;
 pub mod reading;
 pub mod registry;
@@ -28,12 +29,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Tracks, WorkQueue};
+use crate::port::{
+    BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Ledger, Tracks, WorkQueue,
+};
 
 /// Everything that one store implements.
-pub trait Store: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks {}
+pub trait Store:
+    EventLog + Leases + Ledger + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks
+{
+}
 
-impl<S: EventLog + Leases + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks> Store for S {}
+impl<S> Store for S where
+    S: EventLog + Leases + Ledger + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks
+{
+}
 
 /// A store under test, with what only a test may do to it.
 #[async_trait]
@@ -107,6 +116,9 @@ macro_rules! contract_tests {
                 old_answers_go_in_batches, a_request_that_changes_nothing_is_kept,
                 a_definition_is_written_once_for_a_key, a_refused_definition_keeps_no_answer,
                 of_twins_one_writes_a_definition;
+            keys: so_many_sessions_of_a_key_run_at_once, concurrent_starts_share_the_limit,
+                a_reservation_is_settled_once, a_cap_refuses_what_does_not_fit, a_day_has_a_ledger_of_its_own,
+                a_session_leaves_no_reservation_open, concurrent_reservations_are_all_counted;
             histories: a_history_folds_to_its_snapshot;
             files: a_file_is_what_was_stored, a_file_needs_its_content, files_are_listed,
                 content_stays_while_a_file_has_it, expired_content_is_let_go, files_of_a_session_go_with_it;

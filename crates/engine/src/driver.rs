@@ -9,6 +9,7 @@
 
 mod append;
 mod previews;
+mod reservation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 use self::previews::Previews;
 use crate::claims::Start;
 use crate::observer::{CallEnd, HandOver, Observer, RequestEnd, ToolOutcome};
+use crate::port::ledger::Price;
 use crate::port::model::ModelAnswer;
-use crate::port::{Claim, Frame, Listener, ModelError, StoreError, StoredRecord, Topic};
+use crate::port::{Amount, Claim, Frame, Listener, ModelError, StoreError, StoredRecord, Topic};
 use crate::replica::pulse::Pulse;
 use crate::sessions::read_agent_snapshot;
 use crate::transcript::{Kept, Transcript};
@@ -197,7 +199,7 @@ impl Driver {
         let Some(request) = open.filter(|request| tried.contains(&request.span_id)) else {
             return Ok(());
         };
-        let Ended { outcome, usage } = match self.ask(&request).await? {
+        let Ended { outcome, usage, spent } = match self.ask(&request).await? {
             Asked::Ended(ended) => ended,
             // The main loop sees the interrupt, or that the request was settled by somebody else.
             Asked::Interrupted => {
@@ -206,9 +208,9 @@ impl Driver {
             }
             Asked::Overtaken => return Ok(()),
             // The main loop hands over what is then due: the same request, elsewhere.
-            Asked::Cut => Ended { outcome: ModelOutcome::Cut, usage: ModelUsage::default() },
+            Asked::Cut => Ended { outcome: ModelOutcome::Cut, usage: ModelUsage::default(), spent: None },
         };
-        self.append(Command::FinishModelRequest { span_id: request.span_id, outcome, usage }).await?;
+        self.append_settling(Command::FinishModelRequest { span_id: request.span_id, outcome, usage }, spent).await?;
         Ok(())
     }
 
@@ -248,7 +250,7 @@ impl Driver {
         self.text_awaited_since = previews.text_awaited_since;
         let first_chunk_seconds = previews.first_at.map(|at| at.duration_since(began).as_secs_f64());
         let error = answered.as_ref().err().map(|error| error.kind);
-        let ended = Ended::from(answered);
+        let ended = Ended::of(answered, world.model.price(&agent.model.id));
         self.shared.observer.model_request_ended(&RequestEnd {
             model: &agent.model.id,
             usage: ended.usage,
@@ -420,14 +422,21 @@ enum Asked {
 struct Ended {
     outcome: ModelOutcome,
     usage: ModelUsage,
+    /// For the ledger; `None` where nobody knows.
+    spent: Option<Amount>,
 }
 
-impl From<Result<ModelAnswer, ModelError>> for Ended {
-    fn from(answered: Result<ModelAnswer, ModelError>) -> Self {
+impl Ended {
+    /// An answer that broke off was charged in part, and only its provider knows how much.
+    fn of(answered: Result<ModelAnswer, ModelError>, price: Option<Price>) -> Self {
         match answered {
-            Ok(ModelAnswer { blocks, stop, usage }) => Self { outcome: ModelOutcome::Answered { blocks, stop }, usage },
-            Err(ModelError { kind, message, retryable, retry_after_ms, usage }) => {
-                Self { outcome: ModelOutcome::Failed { kind, message, retryable, retry_after_ms }, usage }
+            Ok(ModelAnswer { blocks, stop, usage }) => {
+                let spent = (usage != ModelUsage::default()).then(|| Amount::of(&usage, price));
+                Self { outcome: ModelOutcome::Answered { blocks, stop }, usage, spent }
+            }
+            Err(ModelError { kind, message, retryable, retry_after_ms, usage, is_free }) => {
+                let spent = is_free.then(Amount::default);
+                Self { outcome: ModelOutcome::Failed { kind, message, retryable, retry_after_ms }, usage, spent }
             }
         }
     }

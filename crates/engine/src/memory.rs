@@ -12,6 +12,7 @@ mod definitions;
 mod files;
 mod idempotency;
 mod leases;
+mod ledger;
 mod log;
 mod rate_limits;
 mod store;

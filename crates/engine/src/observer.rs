@@ -5,7 +5,7 @@
 use session::event::{Event, ModelUsage, SessionErrorKind, TurnOutcome};
 use session::{State, Timestamp};
 
-use crate::port::StoredRecord;
+use crate::port::{Cap, StoredRecord};
 
 /// Why a session changed owners in mid-turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,17 @@ pub enum CacheOutcome {
     Error,
 }
 
+/// What the settlement of a model request in the ledger goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// What the provider says it used.
+    Usage,
+    /// Its reservation: nobody knows what it used.
+    Estimate,
+    /// It is known that nothing was generated.
+    Nothing,
+}
+
 /// Hears of what this process does. Methods are called from many tasks and must return at once.
 pub trait Observer: Send + Sync + 'static {
     /// How many sessions this process drives now.
@@ -89,6 +100,16 @@ pub trait Observer: Send + Sync + 'static {
 
     fn tool_call_ended(&self, end: &CallEnd<'_>) {
         let _ = end;
+    }
+
+    /// A model request of a capped key was settled.
+    fn request_settled(&self, basis: Basis) {
+        let _ = basis;
+    }
+
+    /// A model request did not fit under its key's cap.
+    fn cap_refused(&self, cap: Cap) {
+        let _ = cap;
     }
 
     /// A claiming pass stopped at the limit of sessions held.

@@ -12,6 +12,7 @@ pub mod definitions;
 pub mod files;
 pub mod idempotency;
 pub mod leases;
+pub mod ledger;
 pub mod log;
 pub mod model;
 pub mod rate_limits;
@@ -26,6 +27,7 @@ pub use definitions::{Agent, Definitions, Environment, EnvironmentConfig, Enviro
 pub use files::{File, Files};
 pub use idempotency::{Answer, Idempotency, Keep, KeepError, Kept, KeyUsed, KeyedRequest};
 pub use leases::{Claim, Leases};
+pub use ledger::{Amount, Cap, Caps, KeyLimits, Ledger, LedgerChange, OverCap};
 pub use log::{Append, AppendError, Appended, EventLog, Fence, ListEvents, ListSessions, Loaded, StoredRecord, Wake};
 pub use model::{Model, ModelError, ModelRequest};
 pub use rate_limits::{Rate, RateLimits, Taken};

@@ -21,8 +21,8 @@ use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{HandOver, Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{
-    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, Loaded, StoreError,
-    StoredRecord, Wake, WorkChange, WorkItem,
+    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, LedgerChange, Loaded,
+    StoreError, StoredRecord, Wake, WorkChange, WorkItem,
 };
 use crate::world::World;
 
@@ -91,6 +91,9 @@ pub enum CommandError {
     /// Others kept appending first. Trying again later is right.
     #[error("session {0} is too busy")]
     Busy(SessionId),
+    /// The session's API key has this many others running, as many as it may.
+    #[error("the session's API key already has {0} sessions running")]
+    TooManyRunning(u32),
     /// Whether the command took place is unknown.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -276,8 +279,9 @@ impl Sessions {
         let mut ids = self.world.ids();
         let decision = decide(before, command.clone(), &self.world.limits, self.world.clock.now(), &mut ids)?;
         let work = consequences::work_change(command, before, &decision.state, &mut ids);
+        let running_max = consequences::running_max(&self.world.key_limits, command, before, &decision.state);
         let positions = decision.posted.clone();
-        let mut prepared = Prepared::of(decision);
+        let mut prepared = Prepared { running_max, ..Prepared::of(decision) };
         for position in positions {
             let posted = match at_position(&prepared.outcome.appended, position) {
                 Some(stored) => stored.clone(),
@@ -304,7 +308,7 @@ impl Sessions {
         work: WorkChange,
         kept: Option<Kept>,
     ) -> Result<Option<Outcome>, CommandError> {
-        let Prepared { records, complete, outcome } = prepared;
+        let Prepared { records, complete, outcome, running_max } = prepared;
         let due_now = consequences::due_now(&outcome.state, self.world.clock.now());
         // A token is checked even where nothing is appended: its holder must learn that it has lost the item.
         if records.is_empty() && work == WorkChange::None && fence == Fence::Client && kept.is_none() {
@@ -318,8 +322,8 @@ impl Sessions {
             (Some(claims), true) if slot.is_some() => Wake::Now { claim_for: Some(claims.replica_id().clone()) },
             (_, true) => Wake::Now { claim_for: None },
         };
-        let (state, stored) = (&outcome.state, &outcome.appended);
-        let append = Append { records, state: state.clone(), fence, wake, work, kept };
+        let (state, stored, ledger) = (&outcome.state, &outcome.appended, LedgerChange::None);
+        let append = Append { records, state: state.clone(), fence, wake, work, kept, running_max, ledger };
         let appended = match self.world.log.append(append).await {
             Ok(appended) => appended,
             Err(error) => {
@@ -329,6 +333,9 @@ impl Sessions {
                 return match error {
                     AppendError::Conflict => Ok(None),
                     AppendError::TokenEnded | AppendError::Fenced => Err(CommandError::TokenEnded),
+                    // Clients reserve nothing.
+                    AppendError::OverCap(over) => Err(StoreError::Corrupt(over.to_string()).into()),
+                    AppendError::TooManyRunning(max) => Err(CommandError::TooManyRunning(max)),
                     AppendError::KeyUsed(used) => Err(used.into()),
                     AppendError::Store(error) => Err(error.into()),
                 };
@@ -389,13 +396,16 @@ struct Prepared {
     /// Whether `outcome.appended` holds everything that its readers need.
     complete: bool,
     outcome: Outcome,
+    /// As in [`Append::running_max`].
+    running_max: Option<u32>,
 }
 
 impl Prepared {
     fn of(decision: Decision) -> Self {
         let Decision { records, state, .. } = decision;
         let (appended, complete) = stored_records(records.clone(), |_| None);
-        Self { records, complete, outcome: Outcome { state, posted: Vec::new(), appended } }
+        let outcome = Outcome { state, posted: Vec::new(), appended };
+        Self { records, complete, outcome, running_max: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use session::{Ids, Limits};
 
 use crate::port::{
-    Bell, Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, Leases, Model, WorkQueue,
+    Bell, Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, Model, WorkQueue,
 };
 use crate::watch::Watch;
 
@@ -26,6 +26,7 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub limits: Limits,
+    pub key_limits: KeyLimits,
     /// The sessions that this process follows; made with `Arc::default()`, one a process.
     pub watch: Arc<Watch>,
 }

@@ -155,7 +155,7 @@ impl Config {
         self.database.validate()?;
         self.redis.validate()?;
         self.object_store.validate(self.database.url.is_some())?;
-        self.limits.validate()?;
+        self.limits.validate(&self.models)?;
         self.environments.validate()?;
         self.worker.validate()?;
         self.providers.validate()

@@ -69,6 +69,10 @@ pub enum Command {
 
     /// The owner is about to ask the model.
     BeginModelRequest,
+    /// The request that is due is one that the session's API key cannot pay for.
+    RefuseModelRequest {
+        message: String,
+    },
     /// The owner reports what came of the request whose span is `span_id`.
     FinishModelRequest {
         span_id: EventId,

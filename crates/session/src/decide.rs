@@ -106,6 +106,7 @@ pub fn decide(
         Command::SaveWorkspace { manifest, bytes, tip } => draft.save_workspace(manifest, bytes, tip)?,
         Command::RestoreWorkspace { manifest, tip } => draft.restore_workspace(manifest, tip)?,
         Command::BeginModelRequest => draft.begin_model_request()?,
+        Command::RefuseModelRequest { message } => draft.refuse_model_request(message)?,
         Command::FinishModelRequest { span_id, outcome, usage } => {
             draft.finish_model_request(&span_id, outcome, usage)?;
         }

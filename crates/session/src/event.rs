@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::agent::AgentSnapshot;
 use crate::content::ContentBlock;
-use crate::id::{EnvironmentId, EventId, SessionId, ThreadId, WorkId};
+use crate::id::{ApiKeyId, EnvironmentId, EventId, SessionId, ThreadId, WorkId};
 use crate::manifest::ContentHash;
 use crate::time::Timestamp;
 
@@ -200,6 +200,10 @@ pub struct Created {
     pub agent: AgentSnapshot,
     pub title: Option<String>,
     pub metadata: BTreeMap<String, String>,
+    /// The API key that the session was created with, and whose limits it counts towards. Sessions of releases that
+    /// did not record it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_id: Option<ApiKeyId>,
 }
 
 /// Who runs the tools of an environment.

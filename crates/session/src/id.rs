@@ -73,6 +73,8 @@ macro_rules! identifiers {
 }
 
 identifiers! {
+    /// An API key, told by its hash; never the key itself.
+    ApiKeyId = "apikey_";
     /// An agent definition.
     AgentId = "agent_";
     /// A file of the Files API.

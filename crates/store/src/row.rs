@@ -3,10 +3,11 @@
 //! Columns are text and 64-bit integers only, so one reader ([`Columns`]) serves both. Which columns a statement
 //! returns is the statement's business; the names are those of the migrations.
 
+use engine::port::ledger::KeyUsage;
 use engine::port::tracks::split_hash;
 use engine::port::{
-    Agent, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept, KeyedRequest,
-    Loaded, StoreError, Wake, WorkItem, WorkState,
+    Agent, Amount, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept,
+    KeyedRequest, Loaded, StoreError, Wake, WorkItem, WorkState,
 };
 use serde::Serialize;
 use session::event::{EnvironmentKind, FORMAT_VERSION};
@@ -74,6 +75,21 @@ pub(crate) fn file(row: &impl Columns) -> Result<File, StoreError> {
     })
 }
 
+/// An amount in two columns.
+pub(crate) fn amount(row: &impl Columns, tokens: &str, micro_usd: &str) -> Result<Amount, StoreError> {
+    Ok(Amount { tokens: row.counter(tokens)?, micro_usd: row.counter(micro_usd)? })
+}
+
+/// A key's ledger as both statements that add it up return it.
+pub(crate) fn key_usage(row: &impl Columns) -> Result<KeyUsage, StoreError> {
+    Ok(KeyUsage {
+        settled: amount(row, "tokens", "micro_usd")?,
+        estimated: amount(row, "estimated_tokens", "estimated_micro_usd")?,
+        reserved: amount(row, "reserved_tokens", "reserved_micro_usd")?,
+        open_requests: row.counter("open_requests")?,
+    })
+}
+
 /// A position, epoch or count as a column. Positions come from counting and never reach the top bit.
 pub(crate) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -101,6 +117,8 @@ pub(crate) struct SessionColumns {
     pub(crate) deleted_at: Option<i64>,
     pub(crate) snapshot_format: i64,
     pub(crate) snapshot: String,
+    /// The key that creates the session; of a creation alone, because it never changes.
+    pub(crate) api_key_id: Option<String>,
     /// Where the session falls when sessions are split between two releases.
     pub(crate) split_hash: i64,
 }
@@ -123,6 +141,10 @@ impl SessionColumns {
             deleted_at: state.deleted.then(|| state.last_at.as_micros()),
             snapshot_format: i64::from(SNAPSHOT_FORMAT),
             snapshot: to_json(state)?,
+            api_key_id: match append.records.first().map(|record| &record.event) {
+                Some(Event::Created(created)) => created.api_key_id.as_ref().map(|id| id.as_str().to_owned()),
+                _ => None,
+            },
             split_hash: i64::from(split_hash(&state.session_id)),
         })
     }

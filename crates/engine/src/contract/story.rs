@@ -6,11 +6,11 @@ use session::agent::{AgentSnapshot, Effort, ModelConfig, PermissionPolicy, Speed
 use session::command::{AnswerBlock, ModelOutcome, ModelStop};
 use session::content::ContentBlock;
 use session::event::{Created, EnvironmentKind, ModelUsage};
-use session::id::{AgentId, EnvironmentId, ReplicaId, SessionId, WorkId};
+use session::id::{AgentId, ApiKeyId, EnvironmentId, ReplicaId, SessionId, WorkId};
 use session::{ClientEvent, Command, Ids, Limits, Poster, Record, State, Timestamp};
 
 use crate::port::leases::Claimed;
-use crate::port::{Append, Claim, Fence, Leases, Track, Wake, WorkChange};
+use crate::port::{Append, Claim, Fence, Leases, LedgerChange, Track, Wake, WorkChange};
 
 use super::{Store, Subject};
 
@@ -34,6 +34,7 @@ pub struct Setting {
     pub environment_id: EnvironmentId,
     pub environment_kind: EnvironmentKind,
     pub created_at: Timestamp,
+    pub api_key_id: Option<ApiKeyId>,
 }
 
 impl Default for Setting {
@@ -44,6 +45,7 @@ impl Default for Setting {
             environment_id: "env_story".into(),
             environment_kind: EnvironmentKind::Cloud,
             created_at: DAWN,
+            api_key_id: Some("apikey_story".into()),
         }
     }
 }
@@ -65,6 +67,7 @@ impl Story {
             agent: agent_snapshot(setting.agent_id, setting.agent_version),
             title: None,
             metadata: BTreeMap::new(),
+            api_key_id: setting.api_key_id,
         };
         let command = Command::Create { created: Box::new(created), initial_events: Vec::new() };
         let decision = session::decide(None, command, &Limits::default(), setting.created_at, &mut ids)
@@ -142,6 +145,8 @@ fn append(records: &[Record], state: &State) -> Append {
         wake: Wake::Keep,
         work: WorkChange::None,
         kept: None,
+        running_max: None,
+        ledger: LedgerChange::None,
     }
 }
 

@@ -4,21 +4,44 @@ use std::sync::Arc;
 
 use session::event::Event;
 use session::id::EventId;
-use session::{Command, Decision, Limits, Refusal, Timestamp, Work, decide, due};
+use session::{Command, Decision, Limits, Record, Refusal, Timestamp, Work, decide, due};
 
 use super::{Driver, Retry, Stop};
-use crate::observer::{HandOver, observe_turns};
-use crate::port::{Append, AppendError, Appended, Fence, Frame, StoreError, StoredRecord, Wake, WorkChange};
+use crate::observer::{Basis, HandOver, observe_turns};
+use crate::port::{
+    Amount, Append, AppendError, Appended, Fence, Frame, LedgerChange, OverCap, StoreError, StoredRecord, Wake,
+    WorkChange,
+};
 use crate::sessions::consequences;
 use crate::sessions::stored_records;
 
 /// A context larger than this share of its model's window is summarised before the next request.
 const CONTEXT_PERCENT_MAX: u64 = 80;
 
+/// What became of one try to append.
+enum Committed {
+    Yes,
+    /// It took place, and let the session go.
+    Released,
+    /// It has to be decided again.
+    No,
+    /// The reservation of the model request does not fit.
+    OverCap(OverCap),
+}
+
 impl Driver {
     /// Appends what `command` decides, unless the log has overtaken it. Returns the spans that were tried: one of
     /// them may be open even when the append was found overtaken, because its answer was lost.
     pub(super) async fn append(&mut self, command: Command) -> Result<Vec<EventId>, Stop> {
+        self.append_settling(command, None).await
+    }
+
+    /// The same; `spent` is what the model request used that the command ends, where that is known.
+    pub(super) async fn append_settling(
+        &mut self,
+        mut command: Command,
+        spent: Option<Amount>,
+    ) -> Result<Vec<EventId>, Stop> {
         let mut tried = Vec::new();
         let mut retry = Retry::default();
         loop {
@@ -42,8 +65,15 @@ impl Driver {
                 Some(Work::Resume { at }) if *at > now => Wake::Release { wake_at: Some(*at) },
                 Some(_) => Wake::Keep,
             };
-            if let Some(stop) = self.commit(decision, wake, work, &mut retry).await? {
-                return stop.map_or(Ok(tried), Err);
+            let ledger = self.ledger_change(&decision.records, spent);
+            match self.commit(decision, wake, work, ledger, &mut retry).await? {
+                Committed::Yes => return Ok(tried),
+                Committed::Released => return Err(Stop::Released),
+                Committed::No => {}
+                Committed::OverCap(over) => {
+                    self.tell_of_cap(&over);
+                    command = Command::RefuseModelRequest { message: over.to_string() };
+                }
             }
         }
     }
@@ -62,16 +92,17 @@ impl Driver {
     /// Makes sure that the calls at hand have a work item.
     pub(super) async fn ensure_item(&mut self) -> Result<(), Stop> {
         let work = WorkChange::Ensure { work_id: self.shared.world.ids().next() };
-        self.commit(self.nothing(), Wake::Keep, work, &mut Retry::default()).await?;
+        self.commit(self.nothing(), Wake::Keep, work, LedgerChange::None, &mut Retry::default()).await?;
         Ok(())
     }
 
     /// Lets the session go; `wake_at` is when something will be due, if that is known.
     pub(super) async fn release(&mut self, wake_at: Option<Timestamp>) -> Stop {
-        match self.commit(self.nothing(), Wake::Release { wake_at }, WorkChange::None, &mut Retry::default()).await {
-            Ok(Some(stop)) => stop.unwrap_or(Stop::Released),
+        let (wake, retry) = (Wake::Release { wake_at }, &mut Retry::default());
+        match self.commit(self.nothing(), wake, WorkChange::None, LedgerChange::None, retry).await {
+            Ok(Committed::Yes | Committed::Released) => Stop::Released,
             // The session moved: it has to be looked at again, by anybody.
-            Ok(None) => self.hand_over().await,
+            Ok(Committed::No | Committed::OverCap(_)) => self.hand_over().await,
             Err(stop) => stop,
         }
     }
@@ -97,33 +128,45 @@ impl Driver {
         Decision { records: Vec::new(), state: self.state.clone(), posted: Vec::new() }
     }
 
-    /// One try. `None` when it has to be decided again, `Some(None)` when it took place, `Some(Some(_))` when that
-    /// let the session go.
+    /// One try.
     async fn commit(
         &mut self,
         decision: Decision,
         wake: Wake,
         work: WorkChange,
+        ledger: LedgerChange,
         retry: &mut Retry,
-    ) -> Result<Option<Option<Stop>>, Stop> {
+    ) -> Result<Committed, Stop> {
         let Decision { records, state, .. } = decision;
         let released = matches!(wake, Wake::Release { .. });
         let ensures = matches!(work, WorkChange::Ensure { .. });
         let fence = Fence::Owner(self.claim.clone());
-        let append = Append { records: records.clone(), state: state.clone(), fence, wake, work, kept: None };
+        let append = Append {
+            records: records.clone(),
+            state: state.clone(),
+            fence,
+            wake,
+            work,
+            kept: None,
+            running_max: None,
+            ledger: ledger.clone(),
+        };
         let appended = match self.shared.world.log.append(append).await {
             Ok(appended) => appended,
             Err(AppendError::Conflict) => {
                 self.catch_up().await?;
-                return Ok(None);
+                return Ok(Committed::No);
             }
+            Err(AppendError::OverCap(over)) => return Ok(Committed::OverCap(over)),
             Err(AppendError::Fenced | AppendError::TokenEnded) => return Err(Stop::Fenced),
-            Err(AppendError::KeyUsed(used)) => return Err(Stop::Broken(format!("an owner's append: {used}"))),
+            Err(error @ (AppendError::KeyUsed(_) | AppendError::TooManyRunning(_))) => {
+                return Err(Stop::Broken(format!("an owner's append: {error}")));
+            }
             Err(AppendError::Store(StoreError::Corrupt(what))) => return Err(Stop::Broken(what)),
             Err(AppendError::Store(StoreError::Unavailable(what))) => {
                 tracing::debug!(session_id = %self.claim.session_id, what, "an append has no answer");
                 retry.pause(&self.shared).await?;
-                return Ok(None);
+                return Ok(Committed::No);
             }
         };
         let transcript = self.transcript.as_ref();
@@ -136,7 +179,39 @@ impl Driver {
             stored.iter().for_each(|stored| self.take_in(stored));
         }
         self.tell(appended, stored, complete);
-        Ok(Some(released.then_some(Stop::Released)))
+        if let LedgerChange::Settle { spent, .. } = ledger {
+            self.shared.observer.request_settled(match spent {
+                None => Basis::Estimate,
+                Some(Amount { tokens: 0, .. }) => Basis::Nothing,
+                Some(_) => Basis::Usage,
+            });
+        }
+        Ok(if released { Committed::Released } else { Committed::Yes })
+    }
+
+    /// What an append that begins or ends a model request does to the ledger of the session's API key.
+    fn ledger_change(&self, records: &[Record], spent: Option<Amount>) -> LedgerChange {
+        let caps = self.shared.world.key_limits.caps;
+        if !caps.is_set() {
+            return LedgerChange::None;
+        }
+        let change = records.iter().find_map(|record| match &record.event {
+            Event::ModelRequestStart { id, .. } => {
+                Some(LedgerChange::Reserve { request_id: id.clone(), amount: self.reservation(), caps })
+            }
+            Event::ModelRequestEnd { model_request_start_id: id, .. } => {
+                Some(LedgerChange::Settle { request_id: id.clone(), spent })
+            }
+            _ => None,
+        });
+        change.unwrap_or_default()
+    }
+
+    fn tell_of_cap(&self, over: &OverCap) {
+        let OverCap { cap, limit, used, wanted } = *over;
+        let session_id = &self.claim.session_id;
+        tracing::warn!(%session_id, setting = cap.setting(), limit, used, wanted, "a model request is over its key's cap");
+        self.shared.observer.cap_refused(cap);
     }
 
     /// Rings for what was appended.

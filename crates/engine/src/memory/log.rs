@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use session::event::Event;
-use session::id::SessionId;
+use session::id::{ApiKeyId, SessionId};
+use session::state::Status;
 use session::{Form, Timestamp};
 
 use super::store::{MemoryStore, SessionRow, Tables, in_range, page};
@@ -21,6 +22,16 @@ impl Tables {
             }
             wake => wake,
         }
+    }
+
+    fn check_running(&self, key: &ApiKeyId, session_id: &SessionId, max: u32) -> Result<(), AppendError> {
+        let runs = |row: &SessionRow| {
+            matches!(row.state.status, Status::Running | Status::Rescheduling)
+                && row.api_key_id.as_ref() == Some(key)
+                && row.state.session_id != *session_id
+        };
+        let running = self.sessions.values().filter(|row| runs(row)).count();
+        if running < max as usize { Ok(()) } else { Err(AppendError::TooManyRunning(max)) }
     }
 
     fn check_fence(&self, session_id: &SessionId, fence: &Fence) -> Result<(), AppendError> {
@@ -47,7 +58,7 @@ impl Tables {
 impl EventLog for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let now = self.now();
-        let Append { records, state, fence, wake, work, kept } = append;
+        let Append { records, state, fence, wake, work, kept, running_max, ledger } = append;
         let session_id = state.session_id.clone();
         let guard = state.position - records.len() as u64;
         let mut tables = self.tables();
@@ -64,9 +75,21 @@ impl EventLog for MemoryStore {
         {
             return Err(AppendError::Conflict);
         }
+        let api_key_id = match (tables.sessions.get(&session_id), records.first().map(|record| &record.event)) {
+            (Some(row), _) => row.api_key_id.clone(),
+            (None, Some(Event::Created(created))) => created.api_key_id.clone(),
+            (None, _) => None,
+        };
+        if let (Some(max), Some(key)) = (running_max, &api_key_id) {
+            tables.check_running(key, &session_id, max)?;
+        }
+        tables.check_caps(api_key_id.as_ref(), &ledger, now)?;
+        let is_deleted = state.deleted;
+        let key = api_key_id.clone();
         let row = tables.sessions.entry(session_id.clone()).or_insert_with(|| SessionRow {
             records: Vec::new(),
             state: state.clone(),
+            api_key_id,
             owner: None,
             epoch: 0,
             wake_at: None,
@@ -86,6 +109,10 @@ impl EventLog for MemoryStore {
         let wake = tables.admit(&session_id, wake);
         let row = tables.sessions.get_mut(&session_id).expect("it was just written");
         let claim = row.wake(&session_id, wake, now);
+        tables.change_ledger(&session_id, key.as_ref(), ledger, now);
+        if is_deleted {
+            tables.settle_session(&session_id);
+        }
         let queued = tables.change_work(&session_id, work, now);
         if let Some(kept) = kept {
             tables.keep(kept, now);

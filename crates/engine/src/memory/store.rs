@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, SessionId, WorkId};
+use session::id::{AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, EventId, FileId, ReplicaId, SessionId, WorkId};
 use session::{State, Timestamp};
 
 use super::MemoryBlobs;
+use super::ledger::Reservation;
 use crate::port::{
-    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, RolloutWeight, StoredRecord,
+    After, Agent, Amount, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, RolloutWeight, StoredRecord,
     TimeRange, Track, WorkItem,
 };
 
@@ -41,12 +42,17 @@ pub(super) struct Tables {
     /// Answers by the hash of the credential and the key, and since when.
     pub(super) kept: BTreeMap<(String, String), (Kept, Timestamp)>,
     pub(super) files: BTreeMap<FileId, File>,
+    /// What each key used on each day, and the part of it that is estimated.
+    pub(super) key_usage: BTreeMap<(ApiKeyId, i64), (Amount, Amount)>,
+    /// By the request.
+    pub(super) reservations: BTreeMap<EventId, Reservation>,
     pub(super) rollout_weight: Option<RolloutWeight>,
 }
 
 pub(super) struct SessionRow {
     pub(super) records: Vec<StoredRecord>,
     pub(super) state: State,
+    pub(super) api_key_id: Option<ApiKeyId>,
     pub(super) owner: Option<ReplicaId>,
     pub(super) epoch: u64,
     pub(super) wake_at: Option<Timestamp>,

@@ -1,7 +1,7 @@
 //! The event log: the truth of every session.
 //!
 //! What belongs together commits together: one [`EventLog::append`] takes the records, the snapshot after them and
-//! the side rows (wake-up, claim, work item, kept answer), or nothing. Its guard is the position before the first record;
+//! the side rows (wake-up, claim, work item, kept answer, ledger), or nothing. Its guard is the position before the first record;
 //! an owner's append is guarded by its claim too, a worker's by its item token.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use session::id::{AgentId, ReplicaId, SessionId, WorkId};
 use session::state::Status;
 use session::{Event, Record, State, Timestamp};
 
-use super::{After, Claim, KeepError, Kept, KeyUsed, Order, StoreError, TimeRange, WorkChange};
+use super::{After, Claim, KeepError, Kept, KeyUsed, LedgerChange, Order, OverCap, StoreError, TimeRange, WorkChange};
 
 /// A record as it is read: an [`Event::Processed`] comes with the event that it names.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +69,10 @@ pub struct Append {
     pub work: WorkChange,
     /// The answer to a client's request that names an idempotency key.
     pub kept: Option<Kept>,
+    /// Set where the append has the session run by its client's wish: with as many other sessions of the key that
+    /// created it running, it is refused. A session that names no key is never refused.
+    pub running_max: Option<u32>,
+    pub ledger: LedgerChange,
 }
 
 /// What an append did besides.
@@ -92,10 +96,22 @@ pub enum AppendError {
     /// The token is no longer its item's; its holder stops at once.
     #[error("the work item's token has ended")]
     TokenEnded,
+    /// The session's API key has [`Append::running_max`] others running.
+    #[error("the session's API key already has {0} sessions running")]
+    TooManyRunning(u32),
+    /// The reservation does not fit in what the session's API key may use today.
+    #[error("{0}")]
+    OverCap(OverCap),
     #[error(transparent)]
     KeyUsed(#[from] KeyUsed),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<OverCap> for AppendError {
+    fn from(over: OverCap) -> Self {
+        Self::OverCap(over)
+    }
 }
 
 impl From<KeepError> for AppendError {

@@ -11,6 +11,7 @@ use session::event::{ModelUsage, SessionErrorKind};
 use session::id::SessionId;
 
 use super::PreviewDelta;
+use super::ledger::Price;
 
 /// Everything a provider needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +81,9 @@ pub struct ModelError {
     pub retry_after_ms: Option<u64>,
     /// What the failed request is known to have used.
     pub usage: ModelUsage,
+    /// It is known that nothing was generated, so that nothing is charged: the provider refused the request, or never
+    /// got it.
+    pub is_free: bool,
 }
 
 /// Takes previews while an answer is being given.
@@ -99,6 +103,16 @@ pub trait PreviewSink: Send {
 pub trait Model: Send + Sync + 'static {
     /// Tokens that the model can take at once, where that is known.
     fn context_window_tokens(&self, _model_id: &str) -> Option<u64> {
+        None
+    }
+
+    /// Tokens that an answer may have at most, where that is known.
+    fn output_tokens_max(&self, _model_id: &str) -> Option<u64> {
+        None
+    }
+
+    /// What an answer costs at most, where the settings say so: whoever may answer in the model's place is thought of.
+    fn price(&self, _model_id: &str) -> Option<Price> {
         None
     }
 

@@ -2,13 +2,13 @@
 //!
 //! Both are read from the states before and after, so every path that appends agrees on them.
 
-use session::command::{ClientEvent, Command};
+use session::command::{ClientEvent, Command, Poster};
 
 use session::event::EnvironmentKind;
 use session::state::Status;
 use session::{Ids, State, Timestamp, Work, due};
 
-use crate::port::WorkChange;
+use crate::port::{KeyLimits, WorkChange};
 
 /// Whether a replica has something to do for the session now.
 pub(crate) fn due_now(state: &State, now: Timestamp) -> bool {
@@ -35,6 +35,24 @@ pub(crate) fn work_change(command: &Command, before: Option<&State>, after: &Sta
 pub(crate) fn wants_worker(state: &State) -> bool {
     !is_over(state)
         && (state.environment_kind == EnvironmentKind::SelfHosted || state.runnable_calls().next().is_some())
+}
+
+/// How many other sessions of the session's key may run, where the command has the session run by an application's
+/// wish. Whatever stops work, and what a worker brings to a turn that was let in, is never held back.
+pub(crate) fn running_max(limits: &KeyLimits, command: &Command, before: Option<&State>, after: &State) -> Option<u32> {
+    let asks = match command {
+        Command::Create { .. } => true,
+        Command::Post { events, poster: Poster::Application } => {
+            events.iter().any(|event| !matches!(event, ClientEvent::Interrupt { .. }))
+        }
+        _ => false,
+    };
+    let starts = is_running(after) && !before.is_some_and(is_running);
+    limits.concurrent_sessions.filter(|_| asks && starts)
+}
+
+fn is_running(state: &State) -> bool {
+    matches!(state.status, Status::Running | Status::Rescheduling)
 }
 
 /// Whether nothing will happen in the session any more.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use engine::port::{Append, Claim, EventLog, Fence, Frame, Preview, PreviewDelta, Track, Wake, WorkChange};
+use engine::port::{
+    Append, Claim, EventLog, Fence, Frame, LedgerChange, Preview, PreviewDelta, Track, Wake, WorkChange,
+};
 use engine::{Feed, FeedItem, From};
 use session::command::{AnswerBlock, ModelOutcome, ModelStop};
 use session::event::{EnvironmentKind, ModelUsage};
@@ -48,6 +50,8 @@ impl Stage {
             wake: Wake::Keep,
             work: WorkChange::None,
             kept: None,
+            running_max: None,
+            ledger: LedgerChange::None,
         };
         self.rig.store.append(append).await.unwrap();
     }

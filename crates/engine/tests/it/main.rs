@@ -4,6 +4,7 @@ mod bells;
 mod contract;
 mod drains;
 mod feeds;
+mod ledger;
 mod rig;
 mod sim;
 mod simulation;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use engine::memory::{LocalBell, MemoryBlobs, MemoryStore};
 use engine::observer::{Observer, Silent};
 use engine::port::model::{ModelAnswer, PreviewSink};
-use engine::port::{Clock, Entropy, Fence, Model, ModelError, ModelRequest, PreviewDelta, Track};
+use engine::port::{Clock, Entropy, Fence, KeyLimits, Model, ModelError, ModelRequest, PreviewDelta, Track};
 use engine::{Feed, FeedItem, From, Hurry, Outcome, Replica, ReplicaConfig, Sessions, World};
 use serde_json::{Map, json};
 use session::agent::{AgentSnapshot, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolConfig, ToolDefaults};
@@ -152,6 +152,7 @@ pub(crate) fn overloaded() -> Step {
         retryable: true,
         retry_after_ms: None,
         usage: ModelUsage::default(),
+        is_free: true,
     };
     Step { chunks: Vec::new(), pause: Duration::from_millis(5), result: Err(error) }
 }
@@ -224,6 +225,7 @@ impl Rig {
             clock,
             entropy: dice.clone(),
             limits: Limits::default(),
+            key_limits: KeyLimits::default(),
             watch: Arc::default(),
         };
         let sessions = Sessions::new(world.clone(), None);
@@ -274,6 +276,7 @@ impl Rig {
             agent: agent(),
             title: None,
             metadata: BTreeMap::new(),
+            api_key_id: Some("apikey_01".into()),
         };
         sessions.create(created, Vec::new()).await.unwrap();
         session_id

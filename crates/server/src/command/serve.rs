@@ -399,6 +399,7 @@ fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Mod
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
         limits: session::Limits { compact_at_tokens: config.agent.token_limit, ..session::Limits::default() },
+        key_limits: config.limits.of_keys(),
         watch: Arc::default(),
     })
 }

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::port::{Fence, WorkItem};
 use session::event::EnvironmentKind;
-use session::id::EnvironmentId;
+use session::id::{ApiKeyId, EnvironmentId, Identifier as _};
 use session::{Poster, State};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +26,9 @@ pub const ITEM_TOKEN_PREFIX: &str = "agent-item-";
 
 /// The reserved environment under which our own workers poll for every cloud environment.
 pub const POOL_ENVIRONMENT_ID: &str = "env_pool";
+
+/// How much of a key's hash makes its id.
+const API_KEY_ID_DIGITS: usize = 24;
 
 /// What is kept of a secret: its SHA-256 as lower-case hex.
 ///
@@ -51,7 +54,7 @@ pub(super) fn item_token(service: &Service) -> String {
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
     /// An application, with an API key.
-    Application,
+    Application { api_key_id: ApiKeyId },
     /// A worker of one self-hosted environment, with an environment key.
     EnvironmentWorker { environment_id: EnvironmentId },
     /// One of our own workers, with the worker key.
@@ -98,10 +101,15 @@ pub(super) fn api_key_hash(service: &Service, headers: &HeaderMap) -> Option<Str
     service.credentials.is_api_key(&hash).then_some(hash)
 }
 
+/// The id of the key with this hash: the same at every start and on every replica.
+fn api_key_id(hash: &str) -> ApiKeyId {
+    format!("{}{}", ApiKeyId::PREFIX, &hash[..API_KEY_ID_DIGITS]).into()
+}
+
 async fn classify(service: &Service, credential: &str) -> Result<Caller, ApiError> {
     let hash = secret_hash(credential);
     if service.credentials.is_api_key(&hash) {
-        return Ok(Caller::Application);
+        return Ok(Caller::Application { api_key_id: api_key_id(&hash) });
     }
     if service.credentials.is_worker_key(&hash) {
         return Ok(Caller::PoolWorker);
@@ -163,16 +171,24 @@ impl Caller {
     /// Lets applications pass and nobody else.
     pub(super) fn require_application(&self) -> Result<(), ApiError> {
         match self {
-            Self::Application => Ok(()),
+            Self::Application { .. } => Ok(()),
             Self::FormerHolder => Err(former_holder()),
             _ => Err(ApiError::forbidden("this needs an API key; the credential of a worker does not open it")),
+        }
+    }
+
+    /// The key that an application came with.
+    pub(super) fn api_key_id(&self) -> Option<&ApiKeyId> {
+        match self {
+            Self::Application { api_key_id } => Some(api_key_id),
+            _ => None,
         }
     }
 
     /// Lets whoever may see this session pass; to others it does not exist.
     pub(super) fn require_session(&self, state: &State) -> Result<(), ApiError> {
         let visible = match self {
-            Self::Application => true,
+            Self::Application { .. } => true,
             Self::EnvironmentWorker { environment_id } => {
                 state.environment_kind == EnvironmentKind::SelfHosted && state.environment_id == *environment_id
             }
@@ -186,7 +202,7 @@ impl Caller {
     /// Under which role, and behind which fence, this caller's events are posted.
     pub(super) fn poster(&self) -> Result<(Poster, Fence), ApiError> {
         match self {
-            Self::Application => Ok((Poster::Application, Fence::Client)),
+            Self::Application { .. } => Ok((Poster::Application, Fence::Client)),
             Self::EnvironmentWorker { .. } => Ok((Poster::SelfHostedWorker, Fence::Client)),
             Self::ItemHolder { item, token_hash } => {
                 let poster = match item.environment_kind {

@@ -11,6 +11,9 @@ use engine::sessions::CommandError;
 use serde_json::{Map, Value, json};
 use session::Refusal;
 
+/// When to ask again whether another session has gone idle, in seconds: turns take seconds to minutes.
+const RUNNING_RETRY_SECONDS: u32 = 5;
+
 /// What went wrong, as far as status and retries go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -292,6 +295,14 @@ impl From<CommandError> for ApiError {
                 "the session is changing too quickly; try again shortly",
                 "conflicts outlasted retries",
             ),
+            CommandError::TooManyRunning(max) => Self::new(
+                Kind::RateLimited,
+                format!(
+                    "the session's API key has {max} sessions running, as many as it may (limits.concurrent_sessions of \
+                     the server): wait until one of them is idle, or interrupt one, and send this again"
+                ),
+            )
+            .retry_after(RUNNING_RETRY_SECONDS),
             CommandError::Store(error) => error.into(),
         }
     }

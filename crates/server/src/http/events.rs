@@ -69,7 +69,7 @@ fn refuse_beside_sandbox(events: &[ClientEvent], poster: Poster) -> Result<(), A
 /// Whether the caller may write to the session; whether it exists is found out by the command itself.
 async fn authorize(service: &Service, caller: &Caller, ids: &Ids, id: &SessionId) -> Result<(), ApiError> {
     match caller {
-        Caller::Application => Ok(()),
+        Caller::Application { .. } => Ok(()),
         Caller::ItemHolder { item, .. } if item.session_id == *id => Ok(()),
         Caller::FormerHolder => Err(ApiError::token_ended()),
         _ => sessions::load(service, caller, ids).await.map(drop),

@@ -34,7 +34,7 @@ impl Exposure {
                 let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token_hash.clone() };
                 Some(Self { work_id: Some(item.id.clone()), fence })
             }
-            Caller::ItemHolder { .. } | Caller::Application | Caller::PoolWorker | Caller::FormerHolder => None,
+            Caller::ItemHolder { .. } | Caller::Application { .. } | Caller::PoolWorker | Caller::FormerHolder => None,
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) async fn create(
     caller.require_application()?;
     idempotency::once(&service, request.as_ref(), async {
         let params = CreateSession::read(body, &service)?;
-        let (created, initial_events) = prepare(&service, params).await?;
+        let (created, initial_events) = prepare(&service, &caller, params).await?;
         let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
         Ok(service.sessions.create_answered(created, initial_events, reply).await?)
     })
@@ -45,7 +45,11 @@ pub(super) async fn create(
 }
 
 /// The session that is about to be created, with the agent as it is now.
-async fn prepare(service: &Service, params: CreateSession) -> Result<(Created, Vec<ClientEvent>), ApiError> {
+async fn prepare(
+    service: &Service,
+    caller: &Caller,
+    params: CreateSession,
+) -> Result<(Created, Vec<ClientEvent>), ApiError> {
     let agent = agents::load(service, &params.agent.id, params.agent.version).await?;
     if agent.archived_at.is_some() {
         return Err(ApiError::invalid(format!("agent: {} is archived and takes no new sessions", agent.id)));
@@ -60,6 +64,7 @@ async fn prepare(service: &Service, params: CreateSession) -> Result<(Created, V
         agent: params.agent.apply(agents::snapshot(agent), service),
         title: params.title,
         metadata: params.metadata,
+        api_key_id: caller.api_key_id().cloned(),
     };
     Ok((created, params.initial_events))
 }

@@ -140,7 +140,7 @@ pub(super) async fn stop(
     body.finish()?;
     let id: WorkId = ids.get("work_id", "work item")?;
     let pool = match caller {
-        Caller::Application => application_pool(&service, &caller, &ids).await?,
+        Caller::Application { .. } => application_pool(&service, &caller, &ids).await?,
         Caller::FormerHolder => return Err(ApiError::token_ended()),
         _ => holder_pool(&caller, ids.text("environment_id"), &id)?,
     };
@@ -221,7 +221,7 @@ pub(super) async fn stats(
     _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
     let pool = match caller {
-        Caller::Application => application_pool(&service, &caller, &ids).await?,
+        Caller::Application { .. } => application_pool(&service, &caller, &ids).await?,
         _ => worker_pool(&caller, ids.text("environment_id"))?,
     };
     let stats = service.work().stats(&pool).await?;
@@ -251,7 +251,9 @@ fn worker_pool(caller: &Caller, environment_id: &str) -> Result<Pool, ApiError> 
         Caller::PoolWorker => {
             Err(ApiError::forbidden(format!("the worker key opens the environment {POOL_ENVIRONMENT_ID} only")))
         }
-        Caller::Application => Err(ApiError::forbidden("this needs an environment key; an API key does not open it")),
+        Caller::Application { .. } => {
+            Err(ApiError::forbidden("this needs an environment key; an API key does not open it"))
+        }
         Caller::ItemHolder { .. } => {
             Err(ApiError::forbidden("this needs an environment key; the token of a work item does not open it"))
         }

@@ -237,6 +237,9 @@ async fn put(service: &Service, blobs: &dyn Blobs, held: &HeldItem, bytes: Vec<u
         Err(AppendError::KeyUsed(used)) => Err(used.into()),
         Err(AppendError::TokenEnded | AppendError::Fenced) => Err(ApiError::token_ended()),
         // Nobody has put it for a day until just now, and the collector came in between. The worker sends it again.
+        Err(error @ (AppendError::TooManyRunning(_) | AppendError::OverCap(_))) => {
+            Err(ApiError::internal(error.to_string()))
+        }
         Err(AppendError::Conflict) => Err(ApiError::unavailable("the chunk has to be sent again", "it was collected")),
     }
 }

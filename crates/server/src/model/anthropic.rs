@@ -10,7 +10,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use session::agent::Speed;
 use url::Url;
 
-use super::http::failure::{Failure, ProviderError, classify_event, request_failed};
+use super::http::failure::{Failure, ProviderError, classify_event, request_failed, request_unsent};
 use super::http::{Outgoing, Transport};
 use super::preview::Previews;
 use super::settings::{Patience, ProviderKind, Thinking};
@@ -117,7 +117,7 @@ impl Anthropic {
         }
         if let Some(key) = &self.api_key {
             let mut value = HeaderValue::from_str(key.expose()).map_err(|_| {
-                Failure::before_answer(request_failed(
+                Failure::before_answer(request_unsent(
                     "the server's key for the model provider is not well formed",
                     false,
                 ))

@@ -291,7 +291,8 @@ fn error(fail: Fail) -> ModelError {
         Fail::Billing => (SessionErrorKind::Billing, false),
     };
     let message = format!("the demo model fails as scripted: {}", fail.name());
-    ModelError { kind, message, retryable, retry_after_ms: None, usage: ModelUsage::default() }
+    let is_free = fail != Fail::Cut;
+    ModelError { kind, message, retryable, retry_after_ms: None, usage: ModelUsage::default(), is_free }
 }
 
 fn words(text: &str) -> u64 {

@@ -18,7 +18,7 @@ use session::event::SessionErrorKind;
 use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
 
-use self::failure::{Failure, ProviderError, classify, request_failed, retry_after_ms};
+use self::failure::{Failure, ProviderError, classify, request_failed, request_unsent, retry_after_ms};
 use super::settings::{Patience, ProviderKind};
 use crate::secret::Secret;
 
@@ -89,11 +89,14 @@ impl Transport {
         let client = self.client()?;
         let deadline = Instant::now() + outgoing.patience.total_timeout.get();
         let mut attempt = 1;
+        let mut all_free = true;
         loop {
-            let refused = match try_once(client, outgoing, deadline).await {
+            let mut refused = match try_once(client, outgoing, deadline).await {
                 Ok(reply) => return Ok(reply),
                 Err(refused) => refused,
             };
+            all_free &= refused.error.is_free;
+            refused.error.is_free = all_free;
             let delay = match refused.error.retry_after_ms {
                 Some(wish) => Duration::from_millis(wish),
                 None => self.jitter(attempt),
@@ -123,7 +126,7 @@ impl Transport {
             .build()
             .map_err(|error| {
                 tracing::error!(error = %error.without_url(), "no HTTP client for model providers");
-                Failure::before_answer(request_failed("the server cannot set up connections to model providers", false))
+                Failure::before_answer(request_unsent("the server cannot set up connections to model providers", false))
             })?;
         Ok(self.client.get_or_init(|| client))
     }
@@ -224,13 +227,13 @@ impl Reply {
 
 /// A request without a response. Addresses stay out of the words that clients see.
 fn unsent(error: reqwest::Error) -> Refused {
-    let message = if error.is_connect() {
-        "the model provider cannot be reached"
+    let problem = if error.is_connect() {
+        request_unsent("the model provider cannot be reached", true)
     } else {
-        "the connection to the model provider broke before an answer"
+        request_failed("the connection to the model provider broke before an answer", true)
     };
     tracing::debug!(error = %error.without_url(), "model request got no response");
-    Refused::soon(request_failed(message, true))
+    Refused::soon(problem)
 }
 
 /// What a response other than a success says.

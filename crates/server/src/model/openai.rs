@@ -10,7 +10,7 @@ use engine::port::model::{ModelAnswer, ModelRequest, PreviewSink};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use url::Url;
 
-use super::http::failure::{Failure, ProviderError, classify_event, request_failed};
+use super::http::failure::{Failure, ProviderError, classify_event, request_failed, request_unsent};
 use super::http::{Outgoing, Reply, Transport};
 use super::preview::Previews;
 use super::settings::{Patience, ProviderKind};
@@ -103,7 +103,7 @@ impl OpenAi {
         let mut headers = HeaderMap::new();
         if let Some(key) = &self.api_key {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
-                Failure::before_answer(request_failed(
+                Failure::before_answer(request_unsent(
                     "the server's key for the model provider is not well formed",
                     false,
                 ))

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use engine::port::Entropy;
 use engine::port::model::{Model, ModelAnswer, ModelError, ModelRequest, PreviewSink};
+use engine::port::{Entropy, ledger};
 use session::Timestamp;
 use session::agent::{ModelConfig, Speed};
 use session::event::SessionErrorKind;
@@ -16,9 +16,9 @@ use session::event::SessionErrorKind;
 use super::anthropic::{self, Anthropic};
 use super::demo::{self, Demo};
 use super::http::Transport;
-use super::http::failure::{Failure, request_failed};
+use super::http::failure::{Failure, request_unsent};
 use super::openai::{self, OpenAi};
-use super::settings::{ModelSettings, ModelsConfig, Price, ProviderKind, Thinking};
+use super::settings::{ModelSettings, ModelsConfig, ProviderKind, Thinking};
 use crate::secret::Secret;
 
 /// The least budget that the Messages API takes.
@@ -176,9 +176,11 @@ impl Router {
         self.find(model_id)?.context_window()
     }
 
-    /// What the model costs, where the settings say so.
-    pub fn price(&self, model_id: &str) -> Option<Price> {
-        self.find(model_id)?.settings.price
+    /// The model's route, and those of its fallbacks.
+    fn routes(&self, model_id: &str) -> impl Iterator<Item = &Route> {
+        let first = self.find(model_id);
+        let fallbacks = first.into_iter().flat_map(|route| &route.settings.fallbacks);
+        first.into_iter().chain(fallbacks.filter_map(|fallback| self.find(fallback)))
     }
 
     fn find(&self, model_id: &str) -> Option<&Route> {
@@ -207,14 +209,24 @@ impl Model for Router {
         self.context_window(model_id)
     }
 
+    fn output_tokens_max(&self, model_id: &str) -> Option<u64> {
+        let limits: Option<Vec<u32>> = self.routes(model_id).map(Route::max_output_tokens).collect();
+        limits?.into_iter().max().map(u64::from)
+    }
+
+    fn price(&self, model_id: &str) -> Option<ledger::Price> {
+        let prices = self.routes(model_id).filter_map(|route| route.settings.price);
+        prices.map(|price| price.in_micro_usd()).reduce(ledger::Price::or_dearer)
+    }
+
     /// Asks the model's provider, then its fallbacks while nothing was answered. When all fail, the first failure
     /// counts: it is the model that was asked for.
     async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError> {
         let model_id = request.model.id.as_str();
         let Some(route) = self.find(model_id) else {
-            return Err(request_failed(self.check(model_id).err().unwrap_or_default(), false));
+            return Err(request_unsent(self.check(model_id).err().unwrap_or_default(), false));
         };
-        let first = match self.ask(route, model_id, &request, previews).await {
+        let mut first = match self.ask(route, model_id, &request, previews).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
@@ -227,7 +239,7 @@ impl Model for Router {
             match self.ask(fallback, fallback_id, &request, previews).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) if failure.answer_begun => return Err(failure.error),
-                Err(_) => {}
+                Err(failure) => first.error.is_free &= failure.error.is_free,
             }
         }
         Err(first.error)
@@ -236,6 +248,9 @@ impl Model for Router {
 
 impl Route {
     fn new(pattern: &str, settings: &ModelSettings, environment: &ProviderEnvironment) -> Result<Self, String> {
+        if let Some(price) = &settings.price {
+            price.check()?;
+        }
         if settings.patience.attempts_max == 0 {
             return Err("patience.attempts_max must be at least 1".to_owned());
         }

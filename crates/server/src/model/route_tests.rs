@@ -71,7 +71,8 @@ fn the_most_particular_entry_wins() {
     assert_eq!(router.context_window("claude-opus"), Some(200_000));
     assert_eq!(router.context_window("claude-local-7b"), None);
     assert_eq!(router.context_window("claude-local-x"), Some(9000));
-    assert_eq!(router.price("claude-local-x").unwrap().input_per_million, 1.5);
+    let price = router.price("claude-local-x").unwrap();
+    assert_eq!((price.input, price.output, price.cache_write), (1_500_000, 2_000_000, 1_500_000));
     let listed = router.list();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].id.as_str(), listed[0].display_name.as_str()), ("claude-local-x", "X"));

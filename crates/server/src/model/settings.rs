@@ -59,7 +59,8 @@ pub struct ModelSettings {
     /// adaptively or when it is not `high`, their own default; `openai` models are not told.
     #[serde(default)]
     pub effort: Option<bool>,
-    /// What the provider charges; needed for budgets only.
+    /// What the provider charges; needed for `limits.usd_per_day` only, which counts the dearest of the model and its
+    /// fallbacks.
     #[serde(default)]
     pub price: Option<Price>,
     /// Model ids to ask instead, in this order, while this one is overloaded, rate limited or out of reach and has
@@ -123,6 +124,33 @@ pub struct Patience {
     pub idle_timeout: TimeSpan,
     /// For the whole answer.
     pub total_timeout: TimeSpan,
+}
+
+impl Price {
+    /// No price is higher, in US dollars per million tokens.
+    const MAX: f64 = 1_000_000.0;
+
+    /// Refuses what is no price.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { input_per_million, output_per_million, cache_read_per_million, cache_write_per_million } = *self;
+        let prices =
+            [Some(input_per_million), Some(output_per_million), cache_read_per_million, cache_write_per_million];
+        if prices.into_iter().flatten().all(|price| (0.0..=Self::MAX).contains(&price)) {
+            return Ok(());
+        }
+        Err(format!("price: prices are from 0 to {} US dollars per million tokens", Self::MAX))
+    }
+
+    /// The same in millionths of a US dollar, rounded up.
+    pub(super) fn in_micro_usd(self) -> engine::port::ledger::Price {
+        let micro_usd = |usd: f64| (usd * 1_000_000.0).ceil() as u64;
+        engine::port::ledger::Price {
+            input: micro_usd(self.input_per_million),
+            output: micro_usd(self.output_per_million),
+            cache_read: micro_usd(self.cache_read_per_million.unwrap_or(self.input_per_million)),
+            cache_write: micro_usd(self.cache_write_per_million.unwrap_or(self.input_per_million)),
+        }
+    }
 }
 
 impl Default for Patience {

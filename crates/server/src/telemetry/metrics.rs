@@ -41,6 +41,11 @@ const REJECTION_REASONS: [&str; 4] = ["draining", "max_agents", "rate_limit", "d
 const LOST_CAUSES: [&str; 1] = ["no_wake_up"];
 const HANDOVER_REASONS: [&str; 3] = ["drain", "crash", "rebalance"];
 
+/// What a settlement in the ledger goes by.
+const SETTLEMENT_BASES: [&str; 3] = ["usage", "estimate", "nothing"];
+/// What an API key may be capped by.
+const CAPS: [&str; 2] = ["tokens", "spend"];
+
 /// What a worker's proxy refuses for, in its own words; a word of a newer worker is `other`.
 const REFUSAL_REASONS: [&str; 8] =
     ["off", "not_allowed", "address", "malformed", "limit_connections", "limit_bytes", "limit_time", labels::OTHER];
@@ -88,6 +93,8 @@ pub struct Metrics {
     pub(crate) rejections: Family<OneLabel, Counter>,
     pub(crate) tool_calls: Family<labels::ToolLabels, Counter>,
     pub(crate) tokens: Family<labels::TokenLabels, Counter>,
+    pub(crate) ledger_settlements: Family<OneLabel, Counter>,
+    pub(crate) ledger_refusals: Family<OneLabel, Counter>,
     pub(crate) egress_refused: Family<OneLabel, Counter>,
     pub(crate) snapshots: Family<OneLabel, Counter>,
     pub(crate) snapshot_duration: Histogram,
@@ -152,6 +159,20 @@ impl Metrics {
             ),
             tool_calls: family(r, "agent_tool_calls", "Tool calls finished"),
             tokens: family(r, "agent_tokens", "Tokens used, as the provider counts them"),
+            ledger_settlements: counters(
+                r,
+                "agent_ledger_settlements",
+                "Model requests of capped API keys that were settled",
+                "basis",
+                &SETTLEMENT_BASES,
+            ),
+            ledger_refusals: counters(
+                r,
+                "agent_ledger_refusals",
+                "Model requests that did not fit under the cap of their API key",
+                "cap",
+                &CAPS,
+            ),
             egress_refused: counters(
                 r,
                 "agent_egress_refused",

@@ -4,6 +4,7 @@ mod chat;
 mod drain;
 mod embedded;
 mod keys;
+mod ledger;
 mod process;
 mod readiness;
 mod redis;

@@ -57,6 +57,23 @@ fn refusals_say_where_and_what() {
         ("logging:\n  level: loud\n", "logging.level must be error, warn, info, debug or trace"),
         ("database:\n  url: mysql://x/y\n", "database.url must begin with postgres://"),
         ("database:\n  max_connections: 1\n", "database.max_connections must be at least 2"),
+        (
+            "limits:\n  concurrent_sessions: 0\n",
+            "limits.concurrent_sessions must be at least 1; leave it out for no limit",
+        ),
+        (
+            "limits:\n  tokens_per_day: 0\n",
+            "limits.tokens_per_day must be from 1 to 1000000000000000; leave it out for no limit",
+        ),
+        (
+            "limits:\n  usd_per_day: -1\n",
+            "limits.usd_per_day must be from 0.000001 to 1000000000; leave it out for no limit",
+        ),
+        ("limits:\n  usd_per_day: 5\n", "limits.usd_per_day needs prices: name the models in `models`, each with one"),
+        (
+            "limits:\n  usd_per_day: 5\nmodels:\n  demo:\n    provider: demo\n  x:\n    provider: openai\n",
+            "limits.usd_per_day needs a price of every model: models.x has none",
+        ),
         ("environments:\n  lease: 2s\n", "environments.lease must be whole seconds, from 3s to 300s"),
         ("environments:\n  lease: 3500ms\n", "environments.lease must be whole seconds, from 3s to 300s"),
         ("environments:\n  lease: 6m\n", "environments.lease must be whole seconds, from 3s to 300s"),
@@ -82,6 +99,16 @@ fn refusals_say_where_and_what() {
     for (yaml, expected) in cases {
         assert_eq!(load(yaml, &[]).unwrap_err(), expected, "{yaml}");
     }
+}
+
+#[test]
+fn limits_of_keys_are_read() {
+    let yaml = "limits: {concurrent_sessions: 3, tokens_per_day: 1000, usd_per_day: 2.5}\n\
+        models: {demo: {provider: demo}, m: {provider: openai, price: {input_per_million: 0.1, output_per_million: 1}}}";
+    let limits = load(yaml, &[]).unwrap().limits.of_keys();
+    assert_eq!(limits.concurrent_sessions, Some(3));
+    assert_eq!((limits.caps.tokens_per_day, limits.caps.micro_usd_per_day), (Some(1_000), Some(2_500_000)));
+    assert_eq!(load("", &[]).unwrap().limits.of_keys(), Default::default());
 }
 
 #[test]

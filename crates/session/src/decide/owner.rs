@@ -57,6 +57,15 @@ impl Draft<'_> {
         Ok(())
     }
 
+    /// The turn ends without the request, and its message is flushed: the client sends again when there is room.
+    pub(super) fn refuse_model_request(&mut self, message: String) -> Result<(), Refusal> {
+        if due(&self.state, self.now).first() != Some(&Work::BeginModelRequest) {
+            return Err(Refusal::Overtaken);
+        }
+        self.fail_turn(SessionErrorKind::Billing, message);
+        Ok(())
+    }
+
     pub(super) fn finish_model_request(
         &mut self,
         span_id: &EventId,

@@ -41,6 +41,28 @@ fn a_plain_turn() {
 }
 
 #[test]
+fn a_request_that_nobody_pays_for_ends_the_turn() {
+    let refuse = || Command::RefuseModelRequest { message: "no more today".to_owned() };
+    given(CLOUD)
+        .then_refused(refuse(), "no longer due")
+        .posts(vec![message("hello"), message("more")])
+        .when(refuse())
+        .then(&[
+            "error billing_error exhausted",
+            "log.processed",
+            "log.processed",
+            "thread_status_idle retries_exhausted",
+            "usage",
+            "status_idle retries_exhausted",
+            "log.turn_ended failed",
+        ])
+        .then_due("")
+        .posts(vec![message("again")])
+        .then(&STARTS)
+        .then_due("begin");
+}
+
+#[test]
 fn initial_events_start_the_session() {
     let story = given_created(CLOUD, vec![message("hello"), message("more")]);
     assert_eq!(story.state.status, Status::Running);

@@ -37,6 +37,7 @@ pub(crate) fn given_created(environment_kind: EnvironmentKind, initial_events: V
         agent: agent(&mut ids),
         title: None,
         metadata: BTreeMap::new(),
+        api_key_id: Some(ids.next()),
     });
     let limits = Limits { backoff_ms: 1_000, ..Limits::default() };
     let now = Timestamp::from_micros(1_000_000);

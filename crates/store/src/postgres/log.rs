@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use engine::port::{
-    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
-    StoreError, StoredRecord, Wake, WorkChange,
+    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, LedgerChange, ListEvents, ListSessions, Loaded,
+    Order, StoreError, StoredRecord, Wake, WorkChange,
 };
 use session::id::SessionId;
 use session::{State, Timestamp};
@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnection, PgExecutor, PgRow};
 use sqlx::{query, query_scalar};
 
 use super::tracks::canary_hashes_below;
-use super::{PostgresStore, bounded, findable, idempotency, now, work_queue};
+use super::{PostgresStore, bounded, findable, idempotency, keys, ledger, now, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -25,8 +25,8 @@ use crate::work::{LEASE_TTL_SECONDS, PRESENCE_KEPT_MICROS};
 /// $10 deleted, $11 snapshot format, $12 snapshot; $13 what to do about the wake-up, $14 replica to claim for,
 /// $15 when to wake; $16 owner and $17 epoch that fence, $18 work item and $19 token that fence; $20 item to queue,
 /// $21 kind of environment; $22 to $30 the columns of the records; $31 length of a new item's lease; $32 how many
-/// blobs the records refer to; $33 hash by which the session belongs to a track. The rows of blobs are touched, not
-/// only locked: a collector that looked before the append committed looks again at a row that was changed, and at no
+/// blobs the records refer to; $33 hash by which the session belongs to a track, $34 key that creates it. The rows of blobs are touched,
+/// not only locked: a collector that looked before the append committed looks again at a row that was changed, and at no
 /// other.
 macro_rules! append {
     ($moved:literal) => {
@@ -69,7 +69,7 @@ const MOVE: &str = append!(
         UPDATE sessions SET position = $3, status = $4, agent_id = $5, agent_version = $6, environment_id = $7, \
             created_at = $8, archived_at = $9, deleted_at = $10, \
             snapshot_format = $11, snapshot = $12, \
-            split_hash = $33, \
+            split_hash = $33, api_key_id = COALESCE(api_key_id, $34), \
             claimed = owner IS NULL AND EXISTS (SELECT 1 FROM admitted), \
             epoch = epoch + CASE WHEN owner IS NULL AND EXISTS (SELECT 1 FROM admitted) THEN 1 ELSE 0 END, \
             handed_over = CASE WHEN owner IS NULL AND EXISTS (SELECT 1 FROM admitted) THEN 0 ELSE handed_over END, \
@@ -87,8 +87,8 @@ const MOVE: &str = append!(
 const CREATE: &str = append!(
     "moved AS (\
         INSERT INTO sessions (id, position, status, agent_id, agent_version, environment_id, created_at, archived_at, \
-            deleted_at, snapshot_format, snapshot, split_hash, claimed, epoch, owner, wake_at) \
-        SELECT $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $33, \
+            deleted_at, snapshot_format, snapshot, split_hash, api_key_id, claimed, epoch, owner, wake_at) \
+        SELECT $1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $33, $34, \
             EXISTS (SELECT 1 FROM admitted), CASE WHEN EXISTS (SELECT 1 FROM admitted) THEN 1 ELSE 0 END, \
             (SELECT id FROM admitted), CASE $13 WHEN 'now' THEN clock.now WHEN 'release' THEN $15 END \
         FROM clock WHERE (SELECT COUNT(*) FROM kept) = $32 \
@@ -127,7 +127,12 @@ impl EventLog for PostgresStore {
             let fenced_creation = session.creates() && append.fence != Fence::Client;
             let moved = if fenced_creation {
                 None
-            } else if append.kept.is_none() && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. }) {
+            } else if append.kept.is_none()
+                && append.running_max.is_none()
+                && append.ledger == LedgerChange::None
+                && session.deleted_at.is_none()
+                && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. })
+            {
                 // The ordinary append is one statement, and so a transaction of its own.
                 advance(&self.pool, &append, &append.fence, &session, bodies).await?
             } else {
@@ -291,6 +296,7 @@ impl EventLog for PostgresStore {
             ] {
                 query(statement).bind(PRESENCE_KEPT_MICROS).execute(&self.pool).await.map_err(store_error)?;
             }
+            ledger::purge(self).await?;
             Ok(usize::try_from(sessions).unwrap_or_default())
         })
         .await
@@ -298,7 +304,8 @@ impl EventLog for PostgresStore {
 }
 
 impl PostgresStore {
-    /// An append that keeps an answer, ends a lease or stops an item. The key comes before everything else, so that a
+    /// An append that keeps an answer, ends a lease, stops an item, has a session run where that is limited, or
+    /// changes the ledger. The key comes before everything else, so that a
     /// twin waits there; the item is locked before the session, as by everybody who locks both.
     async fn advance_with_side_rows(
         &self,
@@ -334,9 +341,16 @@ impl PostgresStore {
             }
             WorkChange::None | WorkChange::Ensure { .. } => false,
         };
+        if let Some(max) = append.running_max {
+            keys::admit(&mut transaction, session, max).await?;
+        }
         let Some(moved) = advance(&mut *transaction, append, fence, session, bodies).await? else {
             return Ok(None);
         };
+        ledger::change(&mut transaction, session, &append.ledger).await?;
+        if session.deleted_at.is_some() {
+            ledger::settle_session(&mut transaction, session).await?;
+        }
         transaction.commit().await.map_err(store_error)?;
         Ok(Some(Appended { queued: moved.queued || requeued, ..moved }))
     }
@@ -439,6 +453,7 @@ async fn advance(
         .bind(LEASE_TTL_SECONDS)
         .bind(kept)
         .bind(session.split_hash)
+        .bind(&session.api_key_id)
         .fetch_optional(executor)
         .await
         .map_err(append_error)?;

@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 use engine::port::{
-    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, ListEvents, ListSessions, Loaded, Order,
-    StoreError, StoredRecord, Wake, WorkChange,
+    AfterLease, Append, AppendError, Appended, Claim, EventLog, Fence, LedgerChange, ListEvents, ListSessions, Loaded,
+    Order, StoreError, StoredRecord, Wake, WorkChange,
 };
 use futures::TryStreamExt as _;
 use session::id::SessionId;
 use session::{State, Timestamp};
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore, blobs, idempotency, work_queue};
+use super::{Connection, SqliteStore, blobs, idempotency, keys, ledger, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -176,6 +176,7 @@ impl EventLog for SqliteStore {
                         .execute(&mut *connection)
                         .await
                         .map_err(store_error)?;
+                    ledger::purge(connection, now).await?;
                     remove(connection, before, limit, now).await
                 })
             })
@@ -203,6 +204,10 @@ async fn write(
     }
     let claim = advance(connection, append, session, now).await?;
     insert(connection, &session.id, records, bodies).await?;
+    ledger::change(connection, &session.id, &append.ledger, now).await?;
+    if session.deleted_at.is_some() {
+        ledger::settle_session(connection, &session.id).await?;
+    }
     let queued = match &append.work {
         WorkChange::None => false,
         WorkChange::Ensure { work_id } => work_queue::ensure(connection, work_id, session, now).await?,
@@ -254,6 +259,12 @@ async fn advance(
     if position != expected {
         return Err(AppendError::Conflict);
     }
+    if let Some(max) = append.running_max {
+        keys::admit(connection, session, max).await?;
+    }
+    if let LedgerChange::Reserve { amount, caps, .. } = &append.ledger {
+        ledger::check(connection, &session.id, *amount, caps, now).await?;
+    }
 
     let claim_for = match &append.wake {
         Wake::Now { claim_for: Some(replica) } if owner.is_none() => Some(replica.clone()),
@@ -272,12 +283,13 @@ async fn advance(
     };
     let statement = if session.creates() {
         "INSERT INTO sessions (id, position, epoch, owner, wake_at, status, agent_id, agent_version, environment_id, \
-         created_at, archived_at, deleted_at, snapshot_format, snapshot, handed_over) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+         created_at, archived_at, deleted_at, snapshot_format, snapshot, handed_over, api_key_id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
     } else {
         "UPDATE sessions SET position = ?2, epoch = ?3, owner = ?4, wake_at = ?5, status = ?6, agent_id = ?7, \
          agent_version = ?8, environment_id = ?9, created_at = ?10, archived_at = ?11, \
-         deleted_at = ?12, snapshot_format = ?13, snapshot = ?14, handed_over = ?15 WHERE id = ?1"
+         deleted_at = ?12, snapshot_format = ?13, snapshot = ?14, handed_over = ?15, \
+         api_key_id = COALESCE(api_key_id, ?16) WHERE id = ?1"
     };
     query(statement)
         .bind(&session.id)
@@ -295,6 +307,7 @@ async fn advance(
         .bind(session.snapshot_format)
         .bind(&session.snapshot)
         .bind(if claim_for.is_some() { 0 } else { handed_over })
+        .bind(&session.api_key_id)
         .execute(connection)
         .await
         .map_err(store_error)?;

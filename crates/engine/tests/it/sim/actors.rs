@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use engine::CommandError;
+use engine::port::ledger::Price;
 use engine::port::model::{AssistantBlock, Message, ModelAnswer, PreviewSink, UserBlock};
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool};
 use engine::port::{Fence, Model, ModelError, ModelRequest, PreviewDelta, WorkItem};
@@ -22,6 +23,11 @@ use super::cluster::{Cluster, Node};
 use super::weather::Process;
 use crate::rig::PANIC;
 
+/// The longest answer, and what it costs.
+const OUTPUT_TOKENS_MAX: u64 = 500;
+pub(crate) const PRICE: Price =
+    Price { input: 3_000_000, output: 15_000_000, cache_read: 300_000, cache_write: 3_750_000 };
+
 /// A model that says and calls what the dice say.
 pub(crate) struct SimulatedModel {
     pub(crate) process: Arc<Process>,
@@ -30,6 +36,14 @@ pub(crate) struct SimulatedModel {
 
 #[async_trait]
 impl Model for SimulatedModel {
+    fn output_tokens_max(&self, _model_id: &str) -> Option<u64> {
+        Some(OUTPUT_TOKENS_MAX)
+    }
+
+    fn price(&self, _model_id: &str) -> Option<Price> {
+        Some(PRICE)
+    }
+
     async fn answer(&self, request: ModelRequest, previews: &mut dyn PreviewSink) -> Result<ModelAnswer, ModelError> {
         if let Err(problem) = well_formed(&request) {
             self.shared.violation(format!("{}: a malformed request: {problem}", request.session_id));
@@ -89,6 +103,7 @@ impl SimulatedModel {
             retryable: true,
             retry_after_ms: None,
             usage: ModelUsage::default(),
+            is_free: true,
         };
         match dice.below(5) {
             0 => {}
@@ -98,10 +113,12 @@ impl SimulatedModel {
             }
             2 => {
                 error.kind = SessionErrorKind::ModelRequestFailed;
+                error.is_free = false;
                 sleep(Duration::from_millis(5_000 + dice.below(40_000))).await;
             }
             3 => {
                 error.kind = SessionErrorKind::ModelRequestFailed;
+                error.is_free = false;
                 error.usage.output_tokens = 3;
                 previews.preview(PreviewDelta::MessageStart);
                 previews.preview(PreviewDelta::Text { index: 0, text: "cut ".to_owned() });
@@ -113,6 +130,9 @@ impl SimulatedModel {
             }
         }
         self.process.step(3).await;
+        if error.is_free {
+            self.shared.note(|notes| notes.free_failures += 1);
+        }
         error
     }
 }
@@ -314,7 +334,9 @@ impl Worker<'_> {
                     )) => {
                         return Err(error);
                     }
-                    Some(Err(CommandError::KeyUsed(used))) => panic!("no request names a key: {used}"),
+                    Some(Err(error @ (CommandError::KeyUsed(_) | CommandError::TooManyRunning(_)))) => {
+                        panic!("no worker's request names a key or is held back: {error}")
+                    }
                     Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
                         self.shared.note(|notes| notes.lost_answers += 1);
                     }

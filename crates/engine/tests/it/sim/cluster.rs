@@ -171,6 +171,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
         clock: Arc::new(SkewedClock { clock: shared.clock.clone(), error_ms }),
         entropy: shared.dice.clone(),
         limits,
+        key_limits: shared.weather.key_limits,
         watch: Arc::default(),
     };
     let config = ReplicaConfig {

@@ -81,7 +81,9 @@ impl Sender<'_> {
                             return Some(EventId::from(kept.answer.body.as_str()));
                         }
                     }
-                    Ok(Err(CommandError::Refused(_) | CommandError::NotFound(_))) => return None,
+                    Ok(Err(CommandError::Refused(_) | CommandError::NotFound(_) | CommandError::TooManyRunning(_))) => {
+                        return None;
+                    }
                     Ok(Err(_)) | Err(_) => self.shared.note(|notes| notes.lost_answers += 1),
                 }
             }

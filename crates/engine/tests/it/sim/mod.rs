@@ -5,10 +5,11 @@
 //! - [`cluster`]: replicas that start, crash, drain, are replaced and come back;
 //! - [`actors`], [`people`], [`keyed`]: the model and the workers; the clients and those who follow;
 //! - [`witness`]: what must hold while it runs;
-//! - [`oracle`]: what must hold of the histories whatever happened.
+//! - [`oracle`]: what must hold of the histories whatever happened, [`books`] of the ledger.
 
 pub(crate) mod actors;
 pub(crate) mod bell;
+pub(crate) mod books;
 pub(crate) mod cluster;
 pub(crate) mod faults;
 pub(crate) mod keyed;
@@ -63,6 +64,8 @@ pub(crate) struct Notes {
     pub(crate) outages: u32,
     pub(crate) worker_deaths: u32,
     pub(crate) lost_answers: u32,
+    /// Failures of the provider that cost nothing.
+    pub(crate) free_failures: u32,
 }
 
 impl Shared {

@@ -9,6 +9,7 @@ use session::id::{EventId, SessionId};
 use session::state::Status;
 use session::{Event, State, fold};
 
+use super::books::Requests;
 use super::{Notes, Report, Shared};
 
 /// Checks every session of the store.
@@ -37,6 +38,7 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
         ..Report::default()
     };
     let mut digest = DefaultHasher::new();
+    let mut requests = Requests::default();
     for id in ids {
         let records = shared.store.read(&id, 0, usize::MAX).await.expect("the store in memory answers");
         let loaded = shared.store.load(&id).await.expect("the store in memory answers");
@@ -45,7 +47,9 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
             continue;
         };
         report.records += records.len();
+        requests.take_in_state(&loaded.state);
         for stored in &records {
+            requests.take_in(&stored.record);
             (stored.record.position, stored.record.at.as_micros(), stored.record.event.kind()).hash(&mut digest);
         }
         let settled = notes.sessions.contains(&id);
@@ -61,6 +65,8 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
         notes.violations.append(&mut history.violations);
     }
     notes.violations.append(&mut shared.witness.take_violations());
+    let books = shared.witness.take_books();
+    notes.violations.append(&mut books.judge(&requests, shared, notes.free_failures).await);
     if shared.weather.is_orderly() && notes.lost_answers > 0 {
         notes.violations.push(format!("{} answers were lost where servers only drained", notes.lost_answers));
     }

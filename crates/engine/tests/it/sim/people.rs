@@ -68,6 +68,7 @@ impl Client {
                 agent: agent(),
                 title: Some(format!("session {number}")),
                 metadata: BTreeMap::new(),
+                api_key_id: Some("apikey_01".into()),
             };
             let initial = if self.shared.dice.chance(300) { vec![message("initial")] } else { Vec::new() };
             let expected = initial.len();
@@ -173,7 +174,7 @@ impl Client {
                 Some(Err(CommandError::KeyUsed(used))) => {
                     return self.shared.violation(format!("{id}: no request names a key: {used}"));
                 }
-                Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
+                Some(Err(CommandError::Busy(_) | CommandError::Store(_) | CommandError::TooManyRunning(_))) | None => {
                     sleep(Duration::from_millis(100)).await;
                 }
             }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use engine::port::StoreError;
+use engine::port::{Caps, KeyLimits, StoreError};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +36,16 @@ pub(crate) struct Weather {
     pub(crate) kills: bool,
     /// Every server in turn is replaced, so often in one simulation.
     pub(crate) rollouts: u64,
+    /// What the one API key of all sessions may use.
+    pub(crate) key_limits: KeyLimits,
     /// Milliseconds by which the clocks of two servers may differ.
     pub(crate) skew_ms: u64,
+}
+
+/// Caps that are never met, or soon: a request of a simulation reserves some thousand tokens.
+fn caps(dice: &Dice) -> Caps {
+    let cap = |few: u64| if dice.chance(500) { 1 << 40 } else { few + dice.below(3 * few) };
+    Caps { tokens_per_day: Some(cap(5_000)), micro_usd_per_day: dice.chance(500).then(|| cap(20_000)) }
 }
 
 impl Weather {
@@ -59,6 +67,10 @@ impl Weather {
             outages: kind(3),
             kills: kind(1) > 0,
             rollouts: if dice.chance(400) { 1 + dice.below(2) } else { 0 },
+            key_limits: KeyLimits {
+                concurrent_sessions: dice.chance(300).then(|| 1 + dice.below(3) as u32),
+                caps: if dice.chance(500) { caps(dice) } else { Caps::default() },
+            },
             skew_ms: [1, 400, 400, 5_000][dice.below(4) as usize],
         }
     }

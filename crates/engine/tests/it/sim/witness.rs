@@ -14,6 +14,7 @@ use session::id::{EventId, ReplicaId, SessionId};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Shared;
+use super::books::Books;
 use super::weather::{Process, Weather};
 
 /// In fair weather nothing that is due waits longer for a living owner, however few the servers and their slots.
@@ -35,6 +36,7 @@ struct Seen {
     intents: BTreeMap<SessionId, (u64, u64)>,
     /// Calls whose start was recorded, and those that have a result.
     told_of: BTreeSet<EventId>,
+    books: Books,
     violations: Vec<String>,
 }
 
@@ -49,6 +51,10 @@ impl Witness {
 
     pub(crate) fn take_violations(&self) -> Vec<String> {
         self.see(|seen| std::mem::take(&mut seen.violations))
+    }
+
+    pub(crate) fn take_books(&self) -> Books {
+        self.see(|seen| std::mem::take(&mut seen.books))
     }
 
     pub(crate) fn server_started(&self, replica_id: &ReplicaId, process: &Arc<Process>) {
@@ -82,6 +88,7 @@ impl Witness {
             Some(_) => store.load(&session_id).await?.and_then(|loaded| loaded.claim),
             None => None,
         };
+        let ledger = append.ledger.clone();
         let appended = store.append(append).await?;
         self.see(|seen| {
             if named != in_force {
@@ -92,6 +99,7 @@ impl Witness {
             }
             seen.intents.entry(session_id).or_default().0 += requests;
             seen.told_of.extend(told_of);
+            seen.books.take_in(ledger);
         });
         Ok(appended)
     }

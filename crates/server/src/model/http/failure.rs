@@ -86,7 +86,13 @@ pub(in crate::model) fn request_failed(message: impl Into<String>, retryable: bo
         retryable,
         retry_after_ms: None,
         usage: ModelUsage::default(),
+        is_free: false,
     }
+}
+
+/// The same, of a request that no provider has seen.
+pub(in crate::model) fn request_unsent(message: impl Into<String>, retryable: bool) -> ModelError {
+    ModelError { is_free: true, ..request_failed(message, retryable) }
 }
 
 /// What a response with this status means.
@@ -118,7 +124,9 @@ pub(in crate::model) fn classify(
             (SessionErrorKind::ModelRequestFailed, message, retryable)
         }
     };
-    ModelError { kind, message, retryable, retry_after_ms, usage: ModelUsage::default() }
+    // A refusal says that nothing was generated. Of a gateway's 500, 502 or 504 nobody knows what came before it.
+    let is_free = matches!(status.as_u16(), 300..=499 | 503 | 529);
+    ModelError { kind, message, retryable, retry_after_ms, usage: ModelUsage::default(), is_free }
 }
 
 /// What an error in the middle of an answer means; there is no status then, only the provider's words.
@@ -137,7 +145,7 @@ pub(in crate::model) fn classify_event(error: &ProviderError, secret: Option<&Se
         let retryable = !error.says(&["invalid_request", "not_found", "request_too_large", "400"]);
         (SessionErrorKind::ModelRequestFailed, format!("the model provider broke off its answer{quoted}"), retryable)
     };
-    ModelError { kind, message, retryable, retry_after_ms: None, usage: ModelUsage::default() }
+    ModelError { kind, message, retryable, retry_after_ms: None, usage: ModelUsage::default(), is_free: false }
 }
 
 fn billing(quoted: &str) -> String {

@@ -1,6 +1,7 @@
 //! What the engine reports, as metrics.
 
-use engine::observer::{CacheOutcome, CallEnd, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
+use engine::observer::{Basis, CacheOutcome, CallEnd, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
+use engine::port::Cap;
 use session::event::{SessionErrorKind, TurnOutcome};
 
 use super::Metrics;
@@ -100,6 +101,23 @@ impl Observer for Metrics {
         self.tool_calls.get_or_create(&ToolLabels { tool, outcome }).inc();
         let labels = ExecutedToolLabels { gen_ai_tool_name: tool, error_type };
         self.observe(&self.execute_tool, &labels, end.duration_seconds);
+    }
+
+    fn request_settled(&self, basis: Basis) {
+        let basis = match basis {
+            Basis::Usage => "usage",
+            Basis::Estimate => "estimate",
+            Basis::Nothing => "nothing",
+        };
+        self.ledger_settlements.get_or_create(&[("basis", basis)]).inc();
+    }
+
+    fn cap_refused(&self, cap: Cap) {
+        let cap = match cap {
+            Cap::Tokens => "tokens",
+            Cap::Spend => "spend",
+        };
+        self.ledger_refusals.get_or_create(&[("cap", cap)]).inc();
     }
 
     fn admission_cut_short(&self) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use store::testing::{Cluster, Database};
 
 use super::process::{Server, block_on};
-use super::serve::{KEY, follow_to, open_session, say, with_key};
+use super::serve::{KEY, follow, open_session, read_to, say, with_key};
 
 /// A replica on a shared database.
 fn replica(folder: &Path, name: &str, database: &Database, more: impl FnOnce(&mut Command)) -> Server {
@@ -62,7 +62,7 @@ fn a_drain_lets_the_turn_finish() {
     let server = with_key(&data_dir);
     let session = open_session(&server);
     block_on(async {
-        let following = follow_to(&server, &session, "span.model_request_start");
+        let stream = follow(&server, &session).await;
         let speaking = tokio::task::spawn_blocking({
             let (url, session) = (server.url.clone(), session.clone());
             move || {
@@ -71,12 +71,11 @@ fn a_drain_lets_the_turn_finish() {
                 let body = json!({"events": [event]});
                 block_on(async {
                     let url = format!("{url}/v1/sessions/{session}/events");
-                    // The stream above is open by the time the model has waited.
                     reqwest::Client::new().post(url).header("x-api-key", KEY).json(&body).send().await.unwrap();
                 });
             }
         });
-        let _stream = following.await;
+        let _stream = read_to(stream, "span.model_request_start").await;
         speaking.await.unwrap();
         server.signal(Signal::TERM);
         // While it drains it lives, answers, and wants nothing new.

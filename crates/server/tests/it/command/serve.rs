@@ -36,8 +36,17 @@ pub(super) fn say(server: &Server, session: &str, text: &str) {
 
 /// Follows a session until an event of this type, and reads nothing further; `None` if the stream ends before.
 pub(super) async fn follow_to(server: &Server, session: &str, kind: &str) -> Option<reqwest::Response> {
+    read_to(follow(server, session).await, kind).await
+}
+
+/// Follows a session from now on.
+pub(super) async fn follow(server: &Server, session: &str) -> reqwest::Response {
     let url = format!("{}/v1/sessions/{session}/events/stream", server.url);
-    let mut response = reqwest::Client::new().get(url).header("x-api-key", KEY).send().await.unwrap();
+    reqwest::Client::new().get(url).header("x-api-key", KEY).send().await.unwrap()
+}
+
+/// Reads a stream until an event of this type, and nothing further; `None` if it ends before.
+pub(super) async fn read_to(mut response: reqwest::Response, kind: &str) -> Option<reqwest::Response> {
     let mut text = String::new();
     while !text.contains(&format!("event: {kind}\n")) {
         let chunk = response.chunk().await.unwrap()?;

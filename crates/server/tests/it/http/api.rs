@@ -12,7 +12,10 @@ use axum::response::Response;
 use engine::memory::LocalBell;
 use engine::port::definitions::EnvironmentKey;
 use engine::port::model::{Message, Model, ModelAnswer, ModelError, ModelRequest, PreviewSink, UserBlock};
-use engine::port::{Clock, Definitions, Entropy, PreviewDelta, Track};
+use engine::port::{
+    Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, PreviewDelta, Track,
+    WorkQueue,
+};
 use engine::{Replica, ReplicaConfig, Sessions, World};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -25,7 +28,8 @@ use session::command::{AnswerBlock, ModelStop};
 use session::content::ContentBlock;
 use session::event::ModelUsage;
 use session::id::{EnvironmentKeyId, Identifier, ReplicaId};
-use store::SqliteStore;
+use store::testing::Cluster;
+use store::{PostgresStore, SqliteStore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
@@ -37,7 +41,7 @@ pub(super) const WORKER_KEY: &str = "sk-test-worker-key";
 pub(super) struct Api {
     router: Router,
     service: Service,
-    store: Arc<SqliteStore>,
+    store: Option<Arc<SqliteStore>>,
     pub(super) world: World,
     pub(super) draining: Draining,
     _replica: Option<DropGuard>,
@@ -67,22 +71,26 @@ impl Api {
         let folder = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(Moving(Instant::now()));
         let store = Arc::new(SqliteStore::open(folder.path(), Arc::clone(&clock)).await.unwrap());
-        let world = World {
-            log: store.clone(),
-            leases: store.clone(),
-            work: store.clone(),
-            definitions: store.clone(),
-            idempotency: store.clone(),
-            files: store.clone(),
-            bell: Arc::new(LocalBell::new()),
-            blobs: store.blobs(),
-            chunks: store.clone(),
-            model: Arc::new(Scripted),
-            clock,
-            entropy: Arc::new(Counting::default()),
-            limits: session::Limits::default(),
-            watch: Arc::default(),
-        };
+        let world = world_of(Arc::clone(&store), store.blobs(), clock);
+        Self { store: Some(store), ..Self::on(world, drives, limits, folder) }
+    }
+
+    /// A server that drives its sessions and limits API keys, on every database that there is.
+    pub(super) async fn start_limited(key_limits: KeyLimits) -> Vec<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(Moving(Instant::now()));
+        let store = Arc::new(SqliteStore::open(folder.path(), Arc::clone(&clock)).await.unwrap());
+        let world = World { key_limits, ..world_of(Arc::clone(&store), store.blobs(), Arc::clone(&clock)) };
+        let mut apis = vec![Self::on(world, true, HttpLimits::default(), folder)];
+        if let Some(cluster) = Cluster::shared().await {
+            let store = Arc::new(PostgresStore::new(&cluster.database().await.store_options()).unwrap());
+            let world = World { key_limits, ..world_of(store, None, clock) };
+            apis.push(Self::on(world, true, HttpLimits::default(), tempfile::tempdir().unwrap()));
+        }
+        apis
+    }
+
+    fn on(world: World, drives: bool, limits: HttpLimits, folder: tempfile::TempDir) -> Self {
         let (claims, replica) = if drives { drive(&world) } else { (None, None) };
         let draining = Draining::new(Duration::ZERO);
         let service = Service {
@@ -98,7 +106,8 @@ impl Api {
             strictness: Strictness::default(),
             draining: draining.clone(),
         };
-        Self { router: router(service.clone()), service, store, world, draining, _replica: replica, _folder: folder }
+        let router = router(service.clone());
+        Self { router, service, store: None, world, draining, _replica: replica, _folder: folder }
     }
 
     /// The same server with other strictness.
@@ -137,7 +146,7 @@ impl Api {
 
     /// Takes the store away, as a database that dies would go.
     pub(super) async fn close_store(&self) {
-        self.store.close().await;
+        self.store.as_ref().expect("a store in a folder").close().await;
     }
 
     /// The API, to be served on a real socket.
@@ -324,6 +333,30 @@ impl Stream {
 /// The types of events, in order.
 pub(super) fn types(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
+/// The world of a server on this store.
+fn world_of<S>(store: Arc<S>, blobs: Option<Arc<dyn Blobs>>, clock: Arc<dyn Clock>) -> World
+where
+    S: EventLog + Leases + WorkQueue + Definitions + Idempotency + Files + Chunks,
+{
+    World {
+        log: store.clone(),
+        leases: store.clone(),
+        work: store.clone(),
+        definitions: store.clone(),
+        idempotency: store.clone(),
+        files: store.clone(),
+        bell: Arc::new(LocalBell::new()),
+        blobs,
+        chunks: store,
+        model: Arc::new(Scripted),
+        clock,
+        entropy: Arc::new(Counting::default()),
+        limits: session::Limits::default(),
+        key_limits: KeyLimits::default(),
+        watch: Arc::default(),
+    }
 }
 
 fn drive(world: &World) -> (Option<engine::LocalClaims>, Option<DropGuard>) {

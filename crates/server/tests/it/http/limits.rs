@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::http::Method;
 use engine::memory::MemoryRateLimits;
 use engine::observer::Silent;
-use engine::port::{Clock, Rate, RateLimits};
+use engine::port::{Caps, Clock, KeyLimits, Rate, RateLimits};
 use serde_json::json;
 use server::http::{ErrorClass, HttpObserver, RequestLimits};
 use session::Timestamp;
 use store::testing::RedisServer;
 use store::{Redis, RedisRateLimits};
 
-use super::api::{API_KEY, Answer, Api, WORKER_KEY};
+use super::api::{API_KEY, Answer, Api, Text as _, WORKER_KEY, message};
 
 /// Stands still, so that no request comes back.
 struct Still;
@@ -113,6 +113,89 @@ async fn refusals_are_counted() {
         api.get("/v1/agents").await;
     }
     assert_eq!(counting.0.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn so_many_sessions_of_a_key_run_at_once() {
+    for api in Api::start_limited(KeyLimits { concurrent_sessions: Some(1), ..KeyLimits::default() }).await {
+        let (running, waiting) = (api.session("cloud").await, api.session("cloud").await);
+        let mut stream = api.follow(&running).await;
+        api.say(&running, "wait").await.ok();
+        let refused = api.say(&waiting, "Hello").await;
+        let told = refused.error(429, "rate_limit_error");
+        assert!(told.contains("limits.concurrent_sessions") && told.contains("interrupt"), "{told}");
+        assert_eq!(header(&refused, "retry-after"), Some("5"));
+        assert_eq!(header(&refused, "x-should-retry"), None);
+        let events = api.get(&format!("/v1/sessions/{waiting}/events")).await.ok();
+        assert_eq!(events["data"], json!([]), "nothing is left of what was refused");
+
+        let (agent, environment) = (api.agent().await, api.environment("cloud").await);
+        let mut creation = json!({"agent": agent, "environment_id": environment});
+        let idle = api.post("/v1/sessions", creation.clone()).await.ok();
+        creation["initial_events"] = message("Hello")["events"].clone();
+        api.post("/v1/sessions", creation.clone()).await.error(429, "rate_limit_error");
+        let sessions = api.get("/v1/sessions").await.ok();
+        assert_eq!(sessions["data"].as_array().unwrap().len(), 3, "what was refused was not created");
+
+        // Another key counts for itself, and so does a session that it created, whoever sends to it.
+        let second = "sk-test-second-key";
+        api.call_as(second, Method::POST, "/v1/sessions", Some(&creation)).await.ok();
+        let path = format!("/v1/sessions/{}/events", idle["id"].text());
+        let hello = message("Hello");
+        api.call_as(second, Method::POST, &path, Some(&hello)).await.error(429, "rate_limit_error");
+
+        // Whatever stops work is taken, and makes room.
+        let interrupt = json!({"events": [{"type": "user.interrupt"}]});
+        stream.until("span.model_request_start").await;
+        api.post(&format!("/v1/sessions/{running}/events"), interrupt).await.ok();
+        stream.until("session.status_idle").await;
+        api.say(&waiting, "Hello").await.ok();
+    }
+}
+
+/// Room for one request of the scripted model, which may answer with 32 000 tokens, and not for two.
+const ONE_REQUEST: u64 = 50_000;
+
+#[tokio::test]
+async fn a_request_over_its_keys_cap_ends_the_turn() {
+    let caps = Caps { tokens_per_day: Some(ONE_REQUEST), micro_usd_per_day: None };
+    for api in Api::start_limited(KeyLimits { caps, ..KeyLimits::default() }).await {
+        let (first, second) = (api.session("cloud").await, api.session("cloud").await);
+        let (mut stream, mut other) = (api.follow(&first).await, api.follow(&second).await);
+        // What is settled leaves room.
+        for _ in 0..3 {
+            api.say(&first, "Hello").await.ok();
+            stream.until("session.status_idle").await;
+        }
+        api.say(&first, "wait").await.ok();
+        stream.until("span.model_request_start").await;
+        api.say(&second, "Hello").await.ok();
+        let seen = other.until("session.status_idle").await;
+        let error = seen.iter().find(|event| event["type"] == "session.error").expect("the client is told");
+        assert_eq!(error["error"]["type"], "billing_error");
+        assert_eq!(error["error"]["retry_status"]["type"], "exhausted");
+        let told = error["error"]["message"].text();
+        assert!(told.contains("50000 tokens a day (limits.tokens_per_day") && told.contains("00:00 UTC"), "{told}");
+        assert_eq!(seen.last().unwrap()["stop_reason"]["type"], "retries_exhausted");
+        assert!(seen.iter().all(|event| event["type"] != "span.model_request_start"));
+
+        // Another key has its own.
+        let (agent, environment) = (api.agent().await, api.environment("cloud").await);
+        let creation = json!({"agent": agent, "environment_id": environment});
+        let key = "sk-test-second-key";
+        let theirs = api.call_as(key, Method::POST, "/v1/sessions", Some(&creation)).await.ok()["id"].text();
+        let mut following = api.follow(&theirs).await;
+        api.say(&theirs, "Hello").await.ok();
+        let seen = following.until("session.status_idle").await;
+        assert_eq!(seen.last().unwrap()["stop_reason"]["type"], "end_turn");
+
+        // What is broken off counts in full: nobody knows what it used.
+        api.post(&format!("/v1/sessions/{first}/events"), json!({"events": [{"type": "user.interrupt"}]})).await.ok();
+        stream.until("session.status_idle").await;
+        api.say(&second, "Hello?").await.ok();
+        let seen = other.until("session.status_idle").await;
+        assert_eq!(seen.last().unwrap()["stop_reason"]["type"], "retries_exhausted");
+    }
 }
 
 /// A replica with connections of its own.

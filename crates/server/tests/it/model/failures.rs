@@ -34,6 +34,31 @@ async fn what_passes_is_tried_again_within_the_call() {
 }
 
 #[tokio::test]
+async fn what_is_known_to_cost_nothing_is_told() {
+    for kind in BOTH {
+        for (replies, is_free) in [
+            (vec![json!({"status": 400})], true),
+            (vec![json!({"status": 401})], true),
+            (vec![json!({"status": 429}), json!({"status": 529})], true),
+            // Of a gateway's own error, and of a connection that breaks, nobody knows.
+            (vec![json!({"status": 502}), json!({"status": 429})], false),
+            (vec![json!({"status": 429}), json!({"status": 500})], false),
+            (vec![json!({"cut_after_bytes": 0}), json!({"status": 400})], false),
+            (vec![json!({"cut_after_bytes": 100})], false),
+        ] {
+            let (answer, ..) = play(kind, replies.iter().cloned().map(reply).collect()).await;
+            assert_eq!(answer.unwrap_err().is_free, is_free, "{kind:?} {replies:?}");
+        }
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut entry = ModelSettings::new(kind);
+        entry.base_url = Some(format!("http://{}", nobody.local_addr().unwrap()));
+        entry.api_key = Some(Secret::new(KEY));
+        drop(nobody);
+        assert!(ask(&router([("main", entry)])).await.0.unwrap_err().is_free, "nobody got the request");
+    }
+}
+
+#[tokio::test]
 async fn every_request_that_is_sent_again_is_told() {
     let full = || reply(json!({"status": 529}));
     let provider = ScriptedProvider::start(vec![full(), full(), reply(json!({"status": 500}))]).await;
