@@ -14,6 +14,7 @@ mod idempotency;
 mod leases;
 mod log;
 mod rate_limits;
+mod resources;
 mod store;
 mod work_queue;
 

@@ -15,6 +15,7 @@ pub mod leases;
 pub mod log;
 pub mod model;
 pub mod rate_limits;
+pub mod resources;
 pub mod tracks;
 pub mod work_queue;
 
@@ -29,6 +30,7 @@ pub use leases::{Claim, Leases};
 pub use log::{Append, AppendError, Appended, EventLog, Fence, ListEvents, ListSessions, Loaded, StoredRecord, Wake};
 pub use model::{Model, ModelError, ModelRequest};
 pub use rate_limits::{Rate, RateLimits, Taken};
+pub use resources::{FileResource, Resources};
 pub use tracks::{CanaryWeight, RolloutWeight, Track, Tracks};
 pub use work_queue::{AfterLease, WorkChange, WorkItem, WorkQueue, WorkState};
 

@@ -21,8 +21,8 @@ use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{HandOver, Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{
-    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, Loaded, StoreError,
-    StoredRecord, Wake, WorkChange, WorkItem,
+    AfterLease, Answer, Append, AppendError, Fence, FileResource, Frame, Kept, KeyUsed, KeyedRequest, Loaded,
+    StoreError, StoredRecord, Wake, WorkChange, WorkItem,
 };
 use crate::world::World;
 
@@ -111,19 +111,20 @@ impl Sessions {
     /// Creates a session.
     pub async fn create(&self, created: Created, initial_events: Vec<ClientEvent>) -> Result<Outcome, CommandError> {
         let (session_id, command) = creation(created, initial_events);
-        let done = self.attempt(&session_id, None, &command, &Fence::Client, None).await?;
+        let done = self.attempt(&session_id, None, &command, &Fence::Client, None, &[]).await?;
         done.map(|(outcome, _)| outcome).ok_or(CommandError::Busy(session_id))
     }
 
-    /// Creates a session; returns the answer.
+    /// Creates a session that is given `resources`; returns the answer.
     pub async fn create_answered(
         &self,
         created: Created,
         initial_events: Vec<ClientEvent>,
+        resources: &[FileResource],
         reply: Reply<'_>,
     ) -> Result<Answer, CommandError> {
         let (session_id, command) = creation(created, initial_events);
-        let done = self.attempt(&session_id, None, &command, &Fence::Client, Some(reply)).await?;
+        let done = self.attempt(&session_id, None, &command, &Fence::Client, Some(reply), resources).await?;
         done.and_then(|(_, answer)| answer).ok_or(CommandError::Busy(session_id))
     }
 
@@ -158,7 +159,7 @@ impl Sessions {
                 tokio::time::sleep(Duration::from_millis((self.world.entropy.draw() % spread_ms) as u64)).await;
             }
             let loaded = self.world.log.load(id).await?.ok_or_else(|| CommandError::NotFound(id.clone()))?;
-            if let Some(done) = self.attempt(id, Some(loaded), &command, &fence, reply).await? {
+            if let Some(done) = self.attempt(id, Some(loaded), &command, &fence, reply, &[]).await? {
                 return Ok(done);
             }
         }
@@ -278,13 +279,14 @@ impl Sessions {
         command: &Command,
         fence: &Fence,
         reply: Option<Reply<'_>>,
+        resources: &[FileResource],
     ) -> Result<Option<(Outcome, Option<Answer>)>, CommandError> {
         let before = loaded.as_ref().map(|loaded| &loaded.state);
         let mut ids = self.world.ids();
         let decision = decide(before, command.clone(), &self.world.limits, self.world.clock.now(), &mut ids)?;
         let work = consequences::work_change(command, before, &decision.state, &mut ids);
         let positions = decision.posted.clone();
-        let mut prepared = Prepared::of(decision);
+        let mut prepared = Prepared { resources: resources.to_vec(), ..Prepared::of(decision) };
         for position in positions {
             let posted = match at_position(&prepared.outcome.appended, position) {
                 Some(stored) => stored.clone(),
@@ -311,7 +313,7 @@ impl Sessions {
         work: WorkChange,
         kept: Option<Kept>,
     ) -> Result<Option<Outcome>, CommandError> {
-        let Prepared { records, complete, outcome } = prepared;
+        let Prepared { records, complete, outcome, resources } = prepared;
         let due_now = consequences::due_now(&outcome.state, self.world.clock.now());
         // A token is checked even where nothing is appended: its holder must learn that it has lost the item.
         if records.is_empty() && work == WorkChange::None && fence == Fence::Client && kept.is_none() {
@@ -326,7 +328,7 @@ impl Sessions {
             (_, true) => Wake::Now { claim_for: None },
         };
         let (state, stored) = (&outcome.state, &outcome.appended);
-        let append = Append { records, state: state.clone(), fence, wake, work, kept };
+        let append = Append { records, state: state.clone(), fence, wake, work, kept, resources };
         let appended = match self.world.log.append(append).await {
             Ok(appended) => appended,
             Err(error) => {
@@ -396,13 +398,14 @@ struct Prepared {
     /// Whether `outcome.appended` holds everything that its readers need.
     complete: bool,
     outcome: Outcome,
+    resources: Vec<FileResource>,
 }
 
 impl Prepared {
     fn of(decision: Decision) -> Self {
         let Decision { records, state, .. } = decision;
         let (appended, complete) = stored_records(records.clone(), |_| None);
-        Self { records, complete, outcome: Outcome { state, posted: Vec::new(), appended } }
+        Self { records, complete, outcome: Outcome { state, posted: Vec::new(), appended }, resources: Vec::new() }
     }
 }
 

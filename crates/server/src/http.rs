@@ -37,6 +37,8 @@ mod pagination;
 mod path;
 mod query;
 mod rate_limit;
+mod resource_params;
+mod resources;
 mod router;
 mod service;
 mod session_params;

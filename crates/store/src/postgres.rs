@@ -12,6 +12,7 @@ mod files;
 mod idempotency;
 mod leases;
 mod log;
+mod resources;
 mod tracks;
 mod work_queue;
 

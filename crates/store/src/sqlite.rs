@@ -11,6 +11,7 @@ mod files;
 mod idempotency;
 mod leases;
 mod log;
+mod resources;
 mod work_queue;
 mod writer;
 

@@ -142,6 +142,7 @@ fn append(records: &[Record], state: &State) -> Append {
         wake: Wake::Keep,
         work: WorkChange::None,
         kept: None,
+        resources: Vec::new(),
     }
 }
 

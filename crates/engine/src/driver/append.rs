@@ -110,7 +110,15 @@ impl Driver {
         let released = matches!(wake, Wake::Release { .. });
         let ensures = matches!(work, WorkChange::Ensure { .. });
         let fence = Fence::Owner(self.claim.clone());
-        let append = Append { records: records.clone(), state: state.clone(), fence, wake, work, kept: None };
+        let append = Append {
+            records: records.clone(),
+            state: state.clone(),
+            fence,
+            wake,
+            work,
+            kept: None,
+            resources: Vec::new(),
+        };
         let appended = match self.shared.world.log.append(append).await {
             Ok(appended) => appended,
             Err(AppendError::Conflict) => {

@@ -47,7 +47,7 @@ impl Tables {
 impl EventLog for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let now = self.now();
-        let Append { records, state, fence, wake, work, kept } = append;
+        let Append { records, state, fence, wake, work, kept, resources } = append;
         let session_id = state.session_id.clone();
         let guard = state.position - records.len() as u64;
         let mut tables = self.tables();
@@ -64,6 +64,10 @@ impl EventLog for MemoryStore {
         {
             return Err(AppendError::Conflict);
         }
+        if resources.iter().any(|resource| !tables.has_content(&resource.file)) {
+            return Err(AppendError::Conflict);
+        }
+        let is_deleted = state.deleted;
         let row = tables.sessions.entry(session_id.clone()).or_insert_with(|| SessionRow {
             records: Vec::new(),
             state: state.clone(),
@@ -72,6 +76,7 @@ impl EventLog for MemoryStore {
             wake_at: None,
             handed_over: false,
             item: None,
+            resources_version: 0,
         });
         for record in records {
             let received = match &record.event {
@@ -87,6 +92,12 @@ impl EventLog for MemoryStore {
         let row = tables.sessions.get_mut(&session_id).expect("it was just written");
         let claim = row.wake(&session_id, wake, now);
         let queued = tables.change_work(&session_id, work, now);
+        for resource in resources {
+            tables.give(resource, now);
+        }
+        if is_deleted {
+            tables.remove_files_of(&session_id, now);
+        }
         if let Some(kept) = kept {
             tables.keep(kept, now);
         }
@@ -177,9 +188,7 @@ impl EventLog for MemoryStore {
         for id in &gone {
             tables.sessions.remove(id);
             tables.items.retain(|_, row| row.item.session_id != *id);
-            let theirs = tables.files.extract_if(.., |_, file| file.session_id.as_ref() == Some(id));
-            let let_go: Vec<_> = theirs.filter_map(|(_, file)| file.blob).collect();
-            tables.blobs.extend(let_go.into_iter().map(|hash| (hash, now)));
+            tables.remove_files_of(id, now);
             let Tables { chunks, blobs, .. } = &mut *tables;
             chunks.retain(|(session, hash), _| {
                 if let (true, Some(touched_at)) = (session == id, blobs.get_mut(hash)) {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, SessionId, WorkId};
+use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, ResourceId, SessionId, WorkId};
 use session::{State, Timestamp};
 
 use super::MemoryBlobs;
 use crate::port::{
-    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, RolloutWeight, StoredRecord,
-    TimeRange, Track, WorkItem,
+    After, Agent, BlobHash, Clock, Environment, EnvironmentKey, File, FileResource, Kept, Order, RolloutWeight,
+    StoredRecord, TimeRange, Track, WorkItem,
 };
 
 /// A database in memory, implementing every port that a real store implements.
@@ -41,6 +41,9 @@ pub(super) struct Tables {
     /// Answers by the hash of the credential and the key, and since when.
     pub(super) kept: BTreeMap<(String, String), (Kept, Timestamp)>,
     pub(super) files: BTreeMap<FileId, File>,
+    pub(super) resources: BTreeMap<ResourceId, FileResource>,
+    /// The file and the content that each path of a session had last.
+    pub(super) outputs: BTreeMap<(SessionId, String), (FileId, BlobHash)>,
     pub(super) rollout_weight: Option<RolloutWeight>,
 }
 
@@ -53,6 +56,7 @@ pub(super) struct SessionRow {
     pub(super) handed_over: bool,
     /// The item that is not stopped.
     pub(super) item: Option<WorkId>,
+    pub(super) resources_version: u64,
 }
 
 pub(super) struct ReplicaRow {

@@ -48,6 +48,7 @@ impl Stage {
             wake: Wake::Keep,
             work: WorkChange::None,
             kept: None,
+            resources: Vec::new(),
         };
         self.rig.store.append(append).await.unwrap();
     }

@@ -14,6 +14,7 @@ mod idempotency;
 mod limits;
 mod models_and_probes;
 mod openapi;
+mod resources;
 mod sessions;
 mod streams;
 mod work;

@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnection, PgExecutor, PgRow};
 use sqlx::{query, query_scalar};
 
 use super::tracks::canary_hashes_below;
-use super::{PostgresStore, bounded, findable, idempotency, now, work_queue};
+use super::{PostgresStore, bounded, findable, idempotency, now, resources, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -127,7 +127,11 @@ impl EventLog for PostgresStore {
             let fenced_creation = session.creates() && append.fence != Fence::Client;
             let moved = if fenced_creation {
                 None
-            } else if append.kept.is_none() && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. }) {
+            } else if append.kept.is_none()
+                && append.resources.is_empty()
+                && !append.state.deleted
+                && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. })
+            {
                 // The ordinary append is one statement, and so a transaction of its own.
                 advance(&self.pool, &append, &append.fence, &session, bodies).await?
             } else {
@@ -265,6 +269,8 @@ impl EventLog for PostgresStore {
                     RETURNING id), \
                 records_gone AS (DELETE FROM records WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
                 files_gone AS (DELETE FROM files WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
+                resources_gone AS (DELETE FROM session_resources WHERE session_id IN (SELECT id FROM gone)), \
+                outputs_gone AS (DELETE FROM session_outputs WHERE session_id IN (SELECT id FROM gone)), \
                 chunks_gone AS (\
                     DELETE FROM session_chunks WHERE session_id IN (SELECT id FROM gone) RETURNING hash), \
                 touched AS (\
@@ -298,7 +304,7 @@ impl EventLog for PostgresStore {
 }
 
 impl PostgresStore {
-    /// An append that keeps an answer, ends a lease or stops an item. The key comes before everything else, so that a
+    /// An append that keeps an answer, ends a lease, stops an item, or gives files or takes them. The key comes before everything else, so that a
     /// twin waits there; the item is locked before the session, as by everybody who locks both.
     async fn advance_with_side_rows(
         &self,
@@ -337,6 +343,12 @@ impl PostgresStore {
         let Some(moved) = advance(&mut *transaction, append, fence, session, bodies).await? else {
             return Ok(None);
         };
+        if !append.resources.is_empty() && !resources::give(&mut transaction, &append.resources).await? {
+            return Ok(None);
+        }
+        if append.state.deleted {
+            resources::remove_files_of(&mut transaction, &session.id).await?;
+        }
         transaction.commit().await.map_err(store_error)?;
         Ok(Some(Appended { queued: moved.queued || requeued, ..moved }))
     }

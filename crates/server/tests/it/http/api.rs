@@ -74,6 +74,7 @@ impl Api {
             definitions: store.clone(),
             idempotency: store.clone(),
             files: store.clone(),
+            resources: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: store.blobs(),
             chunks: store.clone(),
