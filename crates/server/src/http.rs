@@ -41,6 +41,7 @@ mod resource_params;
 mod resources;
 mod router;
 mod service;
+mod session_files;
 mod session_params;
 mod sessions;
 mod stream;
@@ -52,7 +53,7 @@ mod work;
 mod workspace;
 
 pub use auth::{ENVIRONMENT_KEY_PREFIX, ITEM_TOKEN_PREFIX, POOL_ENVIRONMENT_ID, secret_hash};
-pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver, Restored, Saved};
+pub use context::{ErrorClass, FinishedRequest, HttpObserver, NoObserver, OutputPut, Restored, Saved};
 pub use draining::Draining;
 pub(crate) use environment_params::is_host_pattern;
 pub use openapi::openapi;

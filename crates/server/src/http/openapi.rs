@@ -65,7 +65,7 @@ const SESSIONS: &[&str] = &[
 /// an upload that is sent twice makes two files.
 const UNKEYED: [&str; 5] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread", "upload_file"];
 
-const OPERATIONS: [Operation; 58] = [
+const OPERATIONS: [Operation; 62] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
     get("/v1/models", "list_models", &["limit", "after_id", "before_id", "lifecycle[]"], Json("ModelPage")),
@@ -157,6 +157,14 @@ const OPERATIONS: [Operation; 58] = [
         ..post("/v1/internal/sessions/{session_id}/chunks/{hash}", "put_chunk", Some("ChunkBytes"), Json("Chunk"))
     },
     get("/v1/internal/sessions/{session_id}/chunks/{hash}", "get_chunk", &[], Json("ChunkBytes")),
+    get("/v1/internal/sessions/{session_id}/resources", "list_mounts", &[], Json("Mounts")),
+    get("/v1/internal/sessions/{session_id}/resources/{hash}", "get_mounted_content", &[], Bytes),
+    get("/v1/internal/sessions/{session_id}/outputs", "list_outputs", &[], Json("Outputs")),
+    Operation {
+        method: "put",
+        query: &["path", "hash"],
+        ..post("/v1/internal/sessions/{session_id}/outputs", "put_output", Some("OutputBytes"), Json("Output"))
+    },
     post("/v1/internal/workspaces/ended", "ended_workspaces", Some("Workspaces"), Json("EndedWorkspaces")),
 ];
 

@@ -9,8 +9,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, Kind};
 use super::families::FAMILIES;
 use super::{
-    Service, agents, context, environments, events, families, files, health, internal, models, resources, sessions,
-    stream, threads, work, workspace,
+    Service, agents, context, environments, events, families, files, health, internal, models, resources,
+    session_files, sessions, stream, threads, work, workspace,
 };
 
 /// The API as a service: routes, and around each of them [`super::context`].
@@ -62,6 +62,9 @@ pub fn router(service: Service) -> Router {
         .route("/v1/internal/sessions/{session_id}/workspace/restores", post(workspace::restore))
         .route("/v1/internal/sessions/{session_id}/chunks/missing", post(workspace::missing_chunks))
         .route("/v1/internal/sessions/{session_id}/chunks/{hash}", put(workspace::put_chunk).get(workspace::get_chunk))
+        .route("/v1/internal/sessions/{session_id}/resources", get(session_files::mounts))
+        .route("/v1/internal/sessions/{session_id}/resources/{hash}", get(session_files::content))
+        .route("/v1/internal/sessions/{session_id}/outputs", get(session_files::outputs).put(session_files::put_output))
         .route("/v1/internal/workspaces/ended", post(internal::ended_workspaces));
     for family in FAMILIES {
         router = router

@@ -15,6 +15,7 @@ mod limits;
 mod models_and_probes;
 mod openapi;
 mod resources;
+mod session_files;
 mod sessions;
 mod streams;
 mod work;
