@@ -18,6 +18,8 @@ use crate::sandbox::{self, SandboxError, workspace_path};
 
 /// Beside the workspaces; no session has this name.
 const FOLDER: &str = ".uploads";
+/// What is behind the session's id in the name of a file that is arriving. A crash leaves it.
+const UNFINISHED: &str = ".unfinished-";
 /// Under which path the server knows what is mounted.
 const MOUNTED_AT: &str = "/mnt/session/uploads";
 
@@ -69,6 +71,7 @@ impl Uploads {
     /// Removes what is not wanted, and says what is missing.
     pub(crate) fn clear(&self, wanted: &[Mount]) -> io::Result<Vec<Mount>> {
         let folder = self.folder()?;
+        remove_beside(&self.all, &format!("{}{UNFINISHED}", self.session_id))?;
         let noted = self.note();
         let mut kept = Note::default();
         let mut missing = Vec::new();
@@ -94,8 +97,8 @@ impl Uploads {
 
     /// A file to write a missing one's content to.
     pub(crate) fn begin(&self) -> io::Result<Arriving> {
-        let file =
-            tempfile::Builder::new().prefix(&format!("{}.unfinished-", self.session_id)).tempfile_in(&self.all)?;
+        let prefix = format!("{}{UNFINISHED}", self.session_id);
+        let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(&self.all)?;
         Ok(Arriving { file, hasher: ContentHasher::default(), bytes: 0 })
     }
 
@@ -151,15 +154,19 @@ impl Arriving {
 pub(crate) fn forget(workspaces_dir: &Path, session_id: &str) -> io::Result<()> {
     let all = workspaces_dir.join(FOLDER);
     sandbox::remove_folder(&all.join(session_id))?;
-    let entries = match fs::read_dir(&all) {
+    remove_beside(&all, &format!("{session_id}."))
+}
+
+/// Removes the files beside the sessions' folders whose names begin so.
+fn remove_beside(all: &Path, beginning: &str) -> io::Result<()> {
+    let entries = match fs::read_dir(all) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     for entry in entries {
         let entry = entry?;
-        let name = entry.file_name();
-        if name.to_str().and_then(|name| name.strip_prefix(session_id)).is_some_and(|rest| rest.starts_with('.')) {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(beginning)) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -276,8 +283,10 @@ mod tests {
         assert_eq!(tree(&folder), ["a", "a/b", "a/c"]);
         fs::remove_file(folder.join("a/b")).unwrap();
         fs::write(folder.join("left"), "by a crash").unwrap();
+        uploads.begin().unwrap().file.keep().unwrap();
         assert_eq!(bring(&uploads, &[("a/b", "one"), ("a/c", "two")]), 1);
         assert_eq!(tree(&folder), ["a", "a/b", "a/c"]);
+        assert_eq!(fs::read_dir(place.path().join(FOLDER)).unwrap().count(), 2, "the folder and its note");
     }
 
     #[test]
