@@ -232,7 +232,7 @@ mod tests {
         fs::create_dir_all(outputs.join("deep")).unwrap();
         fs::write(outputs.join("report"), "one").unwrap();
         fs::write(outputs.join("deep/empty"), "").unwrap();
-        fs::set_permissions(outputs.join("report"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(outputs.join("report"), fs::Permissions::from_mode(0o0)).unwrap();
         let long_ago = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
         let (first, _) = found(place.path(), &HashMap::new());
         assert_eq!(first.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["deep/empty", "report"]);

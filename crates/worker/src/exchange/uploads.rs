@@ -277,8 +277,8 @@ mod tests {
         let uploads = Uploads::of(place.path(), SESSION).unwrap();
         bring(&uploads, &[("a/b", "one")]);
         let folder = uploads.folder().unwrap().to_owned();
-        fs::set_permissions(folder.join("a"), Permissions::from_mode(0)).unwrap();
-        fs::set_permissions(&folder, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join("a"), Permissions::from_mode(0o0)).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o0)).unwrap();
         bring(&uploads, &[("a/b", "one"), ("a/c", "two")]);
         assert_eq!(tree(&folder), ["a", "a/b", "a/c"]);
         fs::remove_file(folder.join("a/b")).unwrap();
