@@ -46,7 +46,7 @@ def test_unknown_parts_are_named(client: anthropic.Anthropic, environment_id: st
         client.beta.sessions.create(agent=agent.id, environment_id="env_01aaaaaaaaaaaaaaaaaaaaaa")
     assert refused.value.status_code in (400, 404)
     for field, value in (
-        ("resources", [{"type": "file", "file_id": "file_1"}]),
+        ("resources", [{"type": "github_repository", "url": "https://github.com/a/b"}]),
         ("vault_ids", ["vlt_1"]),
         ("budget", {"type": "limit", "max_list_cost": {"amount": "100", "currency": "USD"}}),
     ):

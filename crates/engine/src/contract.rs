@@ -1,5 +1,6 @@
 //! The contract of the stores: what `EventLog`, `Leases`, `WorkQueue`, `Definitions`, `Files`, `BlobRegistry`,
-//! `Idempotency`, `Chunks` and `Ledger` promise, as tests. That of the bell is in [`bells`], between two processes' ends instead of a
+//! `Idempotency`, `Chunks`, `Ledger` and `Resources` promise, as tests. That of the bell is in [`bells`], between two
+//! processes' ends instead of a
 //! [`Subject`].
 //!
 //! A store is made testable by a [`Subject`] and held to every case by [`contract_tests!`](crate::contract_tests).
@@ -22,6 +23,7 @@ pub mod keys;
 pub mod queue;
 pub mod reading;
 pub mod registry;
+pub mod resources;
 pub mod story;
 pub mod tracks;
 
@@ -30,17 +32,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::port::{
-    BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Ledger, Tracks, WorkQueue,
+    BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Ledger, Resources, Tracks,
+    WorkQueue,
 };
 
 /// Everything that one store implements.
 pub trait Store:
-    EventLog + Leases + Ledger + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks
+    EventLog + Leases + Ledger + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks + Resources
 {
 }
 
 impl<S> Store for S where
-    S: EventLog + Leases + Ledger + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks
+    S: EventLog + Leases + Ledger + WorkQueue + Definitions + Files + BlobRegistry + Idempotency + Chunks + Resources
 {
 }
 
@@ -122,6 +125,11 @@ macro_rules! contract_tests {
             histories: a_history_folds_to_its_snapshot;
             files: a_file_is_what_was_stored, a_file_needs_its_content, files_are_listed,
                 content_stays_while_a_file_has_it, expired_content_is_let_go, files_of_a_session_go_with_it;
+            resources: a_session_is_created_with_its_resources, resources_come_and_go,
+                a_resource_that_cannot_be_is_refused, of_two_resources_at_one_path_one_is_made,
+                a_resource_is_added_once_for_a_key, a_copy_goes_with_its_resource_alone,
+                a_deleted_session_leaves_no_files, a_path_has_one_output, an_output_needs_a_token_and_its_content,
+                outputs_are_counted;
             registry: what_nothing_refers_to_goes_after_a_day, an_announcement_keeps_a_blob_for_a_day,
                 a_sealed_blob_is_announced, large_records_keep_their_blobs, a_purged_session_leaves_garbage;
         }

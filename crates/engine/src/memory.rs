@@ -15,6 +15,7 @@ mod leases;
 mod ledger;
 mod log;
 mod rate_limits;
+mod resources;
 mod store;
 mod work_queue;
 

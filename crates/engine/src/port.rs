@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod log;
 pub mod model;
 pub mod rate_limits;
+pub mod resources;
 pub mod tracks;
 pub mod work_queue;
 
@@ -31,6 +32,7 @@ pub use ledger::{Amount, Cap, Caps, KeyLimits, Ledger, LedgerChange, OverCap};
 pub use log::{Append, AppendError, Appended, EventLog, Fence, ListEvents, ListSessions, Loaded, StoredRecord, Wake};
 pub use model::{Model, ModelError, ModelRequest};
 pub use rate_limits::{Rate, RateLimits, Taken};
+pub use resources::{FileResource, Resources};
 pub use tracks::{CanaryWeight, RolloutWeight, Track, Tracks};
 pub use work_queue::{AfterLease, WorkChange, WorkItem, WorkQueue, WorkState};
 

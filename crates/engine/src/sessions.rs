@@ -21,8 +21,8 @@ use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{HandOver, Observer, Silent, observe_turns};
 use crate::port::work_queue::{Pool, Stopped};
 use crate::port::{
-    AfterLease, Answer, Append, AppendError, Fence, Frame, Kept, KeyUsed, KeyedRequest, LedgerChange, Loaded,
-    StoreError, StoredRecord, Wake, WorkChange, WorkItem,
+    AfterLease, Answer, Append, AppendError, Fence, FileResource, Frame, Kept, KeyUsed, KeyedRequest, LedgerChange,
+    Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem,
 };
 use crate::world::World;
 
@@ -114,19 +114,20 @@ impl Sessions {
     /// Creates a session.
     pub async fn create(&self, created: Created, initial_events: Vec<ClientEvent>) -> Result<Outcome, CommandError> {
         let (session_id, command) = creation(created, initial_events);
-        let done = self.attempt(&session_id, None, &command, &Fence::Client, None).await?;
+        let done = self.attempt(&session_id, None, &command, &Fence::Client, None, &[]).await?;
         done.map(|(outcome, _)| outcome).ok_or(CommandError::Busy(session_id))
     }
 
-    /// Creates a session; returns the answer.
+    /// Creates a session that is given `resources`; returns the answer.
     pub async fn create_answered(
         &self,
         created: Created,
         initial_events: Vec<ClientEvent>,
+        resources: &[FileResource],
         reply: Reply<'_>,
     ) -> Result<Answer, CommandError> {
         let (session_id, command) = creation(created, initial_events);
-        let done = self.attempt(&session_id, None, &command, &Fence::Client, Some(reply)).await?;
+        let done = self.attempt(&session_id, None, &command, &Fence::Client, Some(reply), resources).await?;
         done.and_then(|(_, answer)| answer).ok_or(CommandError::Busy(session_id))
     }
 
@@ -161,7 +162,7 @@ impl Sessions {
                 tokio::time::sleep(Duration::from_millis((self.world.entropy.draw() % spread_ms) as u64)).await;
             }
             let loaded = self.world.log.load(id).await?.ok_or_else(|| CommandError::NotFound(id.clone()))?;
-            if let Some(done) = self.attempt(id, Some(loaded), &command, &fence, reply).await? {
+            if let Some(done) = self.attempt(id, Some(loaded), &command, &fence, reply, &[]).await? {
                 return Ok(done);
             }
         }
@@ -274,6 +275,7 @@ impl Sessions {
         command: &Command,
         fence: &Fence,
         reply: Option<Reply<'_>>,
+        resources: &[FileResource],
     ) -> Result<Option<(Outcome, Option<Answer>)>, CommandError> {
         let before = loaded.as_ref().map(|loaded| &loaded.state);
         let mut ids = self.world.ids();
@@ -281,7 +283,8 @@ impl Sessions {
         let work = consequences::work_change(command, before, &decision.state, &mut ids);
         let running_max = consequences::running_max(&self.world.key_limits, command, before, &decision.state);
         let positions = decision.posted.clone();
-        let mut prepared = Prepared { running_max, ..Prepared::of(decision) };
+        let resources = resources.to_vec();
+        let mut prepared = Prepared { running_max, resources, ..Prepared::of(decision) };
         for position in positions {
             let posted = match at_position(&prepared.outcome.appended, position) {
                 Some(stored) => stored.clone(),
@@ -308,7 +311,7 @@ impl Sessions {
         work: WorkChange,
         kept: Option<Kept>,
     ) -> Result<Option<Outcome>, CommandError> {
-        let Prepared { records, complete, outcome, running_max } = prepared;
+        let Prepared { records, complete, outcome, running_max, resources } = prepared;
         let due_now = consequences::due_now(&outcome.state, self.world.clock.now());
         // A token is checked even where nothing is appended: its holder must learn that it has lost the item.
         if records.is_empty() && work == WorkChange::None && fence == Fence::Client && kept.is_none() {
@@ -323,7 +326,7 @@ impl Sessions {
             (_, true) => Wake::Now { claim_for: None },
         };
         let (state, stored, ledger) = (&outcome.state, &outcome.appended, LedgerChange::None);
-        let append = Append { records, state: state.clone(), fence, wake, work, kept, running_max, ledger };
+        let append = Append { records, state: state.clone(), fence, wake, work, kept, running_max, ledger, resources };
         let appended = match self.world.log.append(append).await {
             Ok(appended) => appended,
             Err(error) => {
@@ -398,6 +401,7 @@ struct Prepared {
     outcome: Outcome,
     /// As in [`Append::running_max`].
     running_max: Option<u32>,
+    resources: Vec<FileResource>,
 }
 
 impl Prepared {
@@ -405,7 +409,7 @@ impl Prepared {
         let Decision { records, state, .. } = decision;
         let (appended, complete) = stored_records(records.clone(), |_| None);
         let outcome = Outcome { state, posted: Vec::new(), appended };
-        Self { records, complete, outcome, running_max: None }
+        Self { records, complete, outcome, running_max: None, resources: Vec::new() }
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use session::{Ids, Limits};
 
 use crate::port::{
-    Bell, Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, Model, WorkQueue,
+    Bell, Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, Model,
+    Resources, WorkQueue,
 };
 use crate::watch::Watch;
 
@@ -18,6 +19,7 @@ pub struct World {
     pub definitions: Arc<dyn Definitions>,
     pub idempotency: Arc<dyn Idempotency>,
     pub files: Arc<dyn Files>,
+    pub resources: Arc<dyn Resources>,
     pub bell: Arc<dyn Bell>,
     /// `None` where no store for blobs is configured: what needs one is refused by name.
     pub blobs: Option<Arc<dyn Blobs>>,

@@ -87,6 +87,8 @@ identifiers! {
     SessionId = "sesn_";
     /// An event of a session, also the `tool_use_id` of a tool call.
     EventId = "sevt_";
+    /// A file, or something else, that a session is given.
+    ResourceId = "sesrsc_";
     /// A thread of a session; every session has a primary one.
     ThreadId = "sthr_";
     /// An item of the work queue.

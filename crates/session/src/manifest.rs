@@ -33,11 +33,30 @@ pub const DEPTH_MAX: usize = 256;
 #[serde(try_from = "String", into = "String")]
 pub struct ContentHash(String);
 
+/// Hashes content that comes in pieces.
+#[derive(Clone, Debug, Default)]
+pub struct ContentHasher(Sha256);
+
+impl ContentHasher {
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces.
+    pub fn finish(self) -> ContentHash {
+        ContentHash::spell(&self.0.finalize())
+    }
+}
+
 impl ContentHash {
     /// The hash of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
+        Self::spell(&Sha256::digest(bytes))
+    }
+
+    fn spell(bytes: &[u8]) -> Self {
         let mut digits = String::with_capacity(64);
-        for byte in Sha256::digest(bytes) {
+        for byte in bytes {
             write!(digits, "{byte:02x}").expect("writing to a string does not fail");
         }
         Self(digits)

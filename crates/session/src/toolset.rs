@@ -41,8 +41,8 @@ pub fn definitions() -> Vec<Definition> {
         },
         Definition {
             name: "read",
-            description: "Read a text file of the working directory exactly as it is, or look at an image \
-                (png, jpg, gif, webp) or a PDF. Text files of more than 256 KiB need view_range.",
+            description: "Read a text file of the working directory, or of the files that the session was given in \
+                /mnt/session/uploads, exactly as it is, or look at an image (png, jpg, gif, webp) or a PDF. Text files of more than 256 KiB need view_range.",
             input_schema: schema(
                 json!({
                     "file_path": {"type": "string", "description": "Path of the file: relative, or below /workspace."},
@@ -107,7 +107,8 @@ pub fn definitions() -> Vec<Definition> {
 
 const BASH: &str = "Run a command in a bash shell that lasts as long as the session's sandbox: the current folder, \
     variables and background jobs are still there in the next call. It starts in the working directory, $HOME, which \
-    the file tools also call /workspace; prefer relative paths, and mktemp for temporary files. Standard input is \
+    the file tools also call /workspace; prefer relative paths, and mktemp for temporary files. Files that the session was given lie in \
+    /mnt/session/uploads and cannot be changed; what is left in /mnt/session/outputs goes to the user. Standard input is \
     empty. Standard output and error come back together, the last 100 KiB of them; a non-zero exit status is an error. \
     The network is reached over HTTP and HTTPS through the proxy that http_proxy and https_proxy name, as far as the \
     session's environment allows; there is no other network.";

@@ -18,6 +18,7 @@ pub(crate) const SQLITE: Files = &[
     (3, "workspaces", include_str!("../migrations/sqlite/0003_workspaces.sql")),
     (4, "idempotency", include_str!("../migrations/sqlite/0004_idempotency.sql")),
     (5, "tracks", include_str!("../migrations/sqlite/0005_tracks.sql")),
+    (6, "resources", include_str!("../migrations/sqlite/0006_resources.sql")),
     (7, "api_keys", include_str!("../migrations/sqlite/0007_api_keys.sql")),
 ];
 pub(crate) const POSTGRES: Files = &[
@@ -26,6 +27,7 @@ pub(crate) const POSTGRES: Files = &[
     (3, "workspaces", include_str!("../migrations/postgres/0003_workspaces.sql")),
     (4, "idempotency", include_str!("../migrations/postgres/0004_idempotency.sql")),
     (5, "tracks", include_str!("../migrations/postgres/0005_tracks.sql")),
+    (6, "resources", include_str!("../migrations/postgres/0006_resources.sql")),
     (7, "api_keys", include_str!("../migrations/postgres/0007_api_keys.sql")),
 ];
 

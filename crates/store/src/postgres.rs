@@ -14,6 +14,7 @@ mod keys;
 mod leases;
 mod ledger;
 mod log;
+mod resources;
 mod tracks;
 mod work_queue;
 

@@ -4,10 +4,11 @@
 //! returns is the statement's business; the names are those of the migrations.
 
 use engine::port::ledger::KeyUsage;
+use engine::port::resources::KnownOutput;
 use engine::port::tracks::split_hash;
 use engine::port::{
-    Agent, Amount, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File, Kept,
-    KeyedRequest, Loaded, StoreError, Wake, WorkItem, WorkState,
+    Agent, Amount, Answer, Append, AppendError, BlobHash, Claim, Environment, EnvironmentKey, Fence, File,
+    FileResource, Kept, KeyedRequest, Loaded, StoreError, Wake, WorkItem, WorkState,
 };
 use serde::Serialize;
 use session::event::{EnvironmentKind, FORMAT_VERSION};
@@ -60,9 +61,7 @@ columns!(sqlx::sqlite::SqliteRow, sqlx::postgres::PgRow);
 
 /// A file as every statement on files returns it.
 pub(crate) fn file(row: &impl Columns) -> Result<File, StoreError> {
-    let blob = row
-        .text_or_null("blob")?
-        .map(|hash| BlobHash::parse(&hash).ok_or_else(|| corrupt("blob", format!("{hash:?} is no hash"))));
+    let blob = row.text_or_null("blob")?.map(|text| hash("blob", &text));
     Ok(File {
         id: row.text("id")?.into(),
         filename: row.text("filename")?,
@@ -88,6 +87,24 @@ pub(crate) fn key_usage(row: &impl Columns) -> Result<KeyUsage, StoreError> {
         reserved: amount(row, "reserved_tokens", "reserved_micro_usd")?,
         open_requests: row.counter("open_requests")?,
     })
+}
+
+/// A resource, with its copy as [`file`] reads it.
+pub(crate) fn file_resource(row: &impl Columns) -> Result<FileResource, StoreError> {
+    Ok(FileResource { id: row.text("resource_id")?.into(), mount_path: row.text("mount_path")?, file: file(row)? })
+}
+
+pub(crate) fn known_output(row: &impl Columns) -> Result<KnownOutput, StoreError> {
+    Ok(KnownOutput { path: row.text("path")?, hash: hash("hash", &row.text("hash")?)? })
+}
+
+fn hash(column: &str, text: &str) -> Result<BlobHash, StoreError> {
+    BlobHash::parse(text).ok_or_else(|| corrupt(column, format!("{text:?} is no hash")))
+}
+
+/// The session of a file that has one; nobody's id for any other.
+pub(crate) fn session_of(file: &File) -> &str {
+    file.session_id.as_ref().map_or("", |id| id.as_str())
 }
 
 /// A position, epoch or count as a column. Positions come from counting and never reach the top bit.

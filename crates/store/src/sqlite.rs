@@ -13,6 +13,7 @@ mod keys;
 mod leases;
 mod ledger;
 mod log;
+mod resources;
 mod work_queue;
 mod writer;
 

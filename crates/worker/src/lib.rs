@@ -15,6 +15,7 @@
 
 mod config;
 pub mod egress;
+mod exchange;
 mod lifeline;
 mod probe;
 mod queue;

@@ -147,6 +147,7 @@ fn append(records: &[Record], state: &State) -> Append {
         kept: None,
         running_max: None,
         ledger: LedgerChange::None,
+        resources: Vec::new(),
     }
 }
 

@@ -150,6 +150,7 @@ impl Driver {
             kept: None,
             running_max: None,
             ledger: ledger.clone(),
+            resources: Vec::new(),
         };
         let appended = match self.shared.world.log.append(append).await {
             Ok(appended) => appended,

@@ -14,14 +14,11 @@ impl Files for MemoryStore {
     async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
         let now = self.now();
         let mut tables = self.tables();
-        if files.iter().filter_map(|file| file.blob.as_ref()).any(|hash| !tables.blobs.contains_key(hash)) {
+        if files.iter().any(|file| !tables.has_content(file)) {
             return Err(FileError::ContentGone);
         }
         for file in files {
-            if let Some(hash) = &file.blob {
-                tables.blobs.insert(hash.clone(), now);
-            }
-            tables.files.insert(file.id.clone(), file.clone());
+            tables.add_file(file.clone(), now);
         }
         Ok(())
     }
@@ -44,11 +41,9 @@ impl Files for MemoryStore {
     async fn delete_files(&self, ids: &[FileId]) -> Result<usize, StoreError> {
         let now = self.now();
         let mut tables = self.tables();
-        let gone: Vec<File> = ids.iter().filter_map(|id| tables.files.remove(id)).collect();
-        for hash in gone.iter().filter_map(|file| file.blob.clone()) {
-            tables.blobs.insert(hash, now);
-        }
-        Ok(gone.len())
+        let is_mounted = |id: &&FileId| tables.resources.values().any(|resource| resource.file.id == **id);
+        let ids: Vec<FileId> = ids.iter().filter(|id| !is_mounted(id)).cloned().collect();
+        Ok(ids.iter().filter(|id| tables.remove_file(id, now)).count())
     }
 
     async fn expire_files(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {

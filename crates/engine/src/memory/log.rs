@@ -58,7 +58,7 @@ impl Tables {
 impl EventLog for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let now = self.now();
-        let Append { records, state, fence, wake, work, kept, running_max, ledger } = append;
+        let Append { records, state, fence, wake, work, kept, running_max, ledger, resources } = append;
         let session_id = state.session_id.clone();
         let guard = state.position - records.len() as u64;
         let mut tables = self.tables();
@@ -73,6 +73,9 @@ impl EventLog for MemoryStore {
         if let WorkChange::EndLease { work_id, seen, .. } = &work
             && !tables.items.get(work_id).is_some_and(|row| row.item.lives() && row.item.last_sign_at() == *seen)
         {
+            return Err(AppendError::Conflict);
+        }
+        if resources.iter().any(|resource| !tables.has_content(&resource.file)) {
             return Err(AppendError::Conflict);
         }
         let api_key_id = match (tables.sessions.get(&session_id), records.first().map(|record| &record.event)) {
@@ -95,6 +98,7 @@ impl EventLog for MemoryStore {
             wake_at: None,
             handed_over: false,
             item: None,
+            resources_version: 0,
         });
         for record in records {
             let received = match &record.event {
@@ -114,6 +118,12 @@ impl EventLog for MemoryStore {
             tables.settle_session(&session_id);
         }
         let queued = tables.change_work(&session_id, work, now);
+        for resource in resources {
+            tables.give(resource, now);
+        }
+        if is_deleted {
+            tables.remove_files_of(&session_id, now);
+        }
         if let Some(kept) = kept {
             tables.keep(kept, now);
         }
@@ -204,9 +214,7 @@ impl EventLog for MemoryStore {
         for id in &gone {
             tables.sessions.remove(id);
             tables.items.retain(|_, row| row.item.session_id != *id);
-            let theirs = tables.files.extract_if(.., |_, file| file.session_id.as_ref() == Some(id));
-            let let_go: Vec<_> = theirs.filter_map(|(_, file)| file.blob).collect();
-            tables.blobs.extend(let_go.into_iter().map(|hash| (hash, now)));
+            tables.remove_files_of(id, now);
             let Tables { chunks, blobs, .. } = &mut *tables;
             chunks.retain(|(session, hash), _| {
                 if let (true, Some(touched_at)) = (session == id, blobs.get_mut(hash)) {

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use session::id::{AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, EventId, FileId, ReplicaId, SessionId, WorkId};
+use session::id::{
+    AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, EventId, FileId, ReplicaId, ResourceId, SessionId, WorkId,
+};
 use session::{State, Timestamp};
 
 use super::MemoryBlobs;
 use super::ledger::Reservation;
 use crate::port::{
-    After, Agent, Amount, BlobHash, Clock, Environment, EnvironmentKey, File, Kept, Order, RolloutWeight, StoredRecord,
-    TimeRange, Track, WorkItem,
+    After, Agent, Amount, BlobHash, Clock, Environment, EnvironmentKey, File, FileResource, Kept, Order, RolloutWeight,
+    StoredRecord, TimeRange, Track, WorkItem,
 };
 
 /// A database in memory, implementing every port that a real store implements.
@@ -46,6 +48,9 @@ pub(super) struct Tables {
     pub(super) key_usage: BTreeMap<(ApiKeyId, i64), (Amount, Amount)>,
     /// By the request.
     pub(super) reservations: BTreeMap<EventId, Reservation>,
+    pub(super) resources: BTreeMap<ResourceId, FileResource>,
+    /// The file and the content that each path of a session had last.
+    pub(super) outputs: BTreeMap<(SessionId, String), (FileId, BlobHash)>,
     pub(super) rollout_weight: Option<RolloutWeight>,
 }
 
@@ -59,6 +64,7 @@ pub(super) struct SessionRow {
     pub(super) handed_over: bool,
     /// The item that is not stopped.
     pub(super) item: Option<WorkId>,
+    pub(super) resources_version: u64,
 }
 
 pub(super) struct ReplicaRow {

@@ -60,7 +60,7 @@ pub trait Files: Send + Sync + 'static {
 
     async fn list_files(&self, list: &ListFiles) -> Result<Vec<File>, StoreError>;
 
-    /// Deletes those of these that are there; how many.
+    /// Deletes those of these that are there and are nobody's resource; how many.
     async fn delete_files(&self, ids: &[FileId]) -> Result<usize, StoreError>;
 
     /// Lets go of the content of at most `limit` files that expired by `now`; how many.

@@ -1,7 +1,8 @@
 //! The event log: the truth of every session.
 //!
 //! What belongs together commits together: one [`EventLog::append`] takes the records, the snapshot after them and
-//! the side rows (wake-up, claim, work item, kept answer, ledger), or nothing. Its guard is the position before the first record;
+//! the side rows (wake-up, claim, work item, kept answer, ledger, resources), or nothing. One that deletes the session
+//! takes its files and resources with it. Its guard is the position before the first record;
 //! an owner's append is guarded by its claim too, a worker's by its item token.
 
 use std::collections::BTreeSet;
@@ -12,7 +13,10 @@ use session::id::{AgentId, ReplicaId, SessionId, WorkId};
 use session::state::Status;
 use session::{Event, Record, State, Timestamp};
 
-use super::{After, Claim, KeepError, Kept, KeyUsed, LedgerChange, Order, OverCap, StoreError, TimeRange, WorkChange};
+use super::{
+    After, Claim, FileResource, KeepError, Kept, KeyUsed, LedgerChange, Order, OverCap, StoreError, TimeRange,
+    WorkChange,
+};
 
 /// A record as it is read: an [`Event::Processed`] comes with the event that it names.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +77,8 @@ pub struct Append {
     /// created it running, it is refused. A session that names no key is never refused.
     pub running_max: Option<u32>,
     pub ledger: LedgerChange,
+    /// What the session is given from the start: of a first append alone.
+    pub resources: Vec<FileResource>,
 }
 
 /// What an append did besides.

@@ -52,6 +52,7 @@ impl Stage {
             kept: None,
             running_max: None,
             ledger: LedgerChange::None,
+            resources: Vec::new(),
         };
         self.rig.store.append(append).await.unwrap();
     }

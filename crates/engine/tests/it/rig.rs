@@ -218,6 +218,7 @@ impl Rig {
             definitions: store.clone(),
             idempotency: store.clone(),
             files: store.clone(),
+            resources: store.clone(),
             bell: Arc::new(LocalBell::new()),
             blobs: Some(Arc::new(MemoryBlobs::new())),
             chunks: store.clone(),

@@ -392,6 +392,7 @@ fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Mod
         definitions: Arc::clone(&store.definitions),
         idempotency: Arc::clone(&store.idempotency),
         files: Arc::clone(&store.files),
+        resources: Arc::clone(&store.resources),
         bell,
         blobs: store.blobs.clone(),
         chunks: Arc::clone(&store.chunks),

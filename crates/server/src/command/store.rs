@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use engine::port::{BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, WorkQueue};
+use engine::port::{
+    BlobRegistry, Blobs, Chunks, Definitions, EventLog, Files, Idempotency, Leases, Resources, WorkQueue,
+};
 use store::{MigrationStatus, PostgresOptions, PostgresStore, SqliteStore};
 
 use super::data_folder;
@@ -20,6 +22,7 @@ pub(super) struct Store {
     pub(super) definitions: Arc<dyn Definitions>,
     pub(super) idempotency: Arc<dyn Idempotency>,
     pub(super) files: Arc<dyn Files>,
+    pub(super) resources: Arc<dyn Resources>,
     pub(super) blobs: Option<Arc<dyn Blobs>>,
     pub(super) registry: Arc<dyn BlobRegistry>,
     pub(super) chunks: Arc<dyn Chunks>,
@@ -71,7 +74,7 @@ impl Store {
 
     fn of<S>(store: &Arc<S>, blobs: Option<Arc<dyn Blobs>>, database: Database) -> Self
     where
-        S: EventLog + Leases + WorkQueue + BlobRegistry + Chunks + Definitions + Files + Idempotency,
+        S: EventLog + Leases + WorkQueue + BlobRegistry + Chunks + Definitions + Files + Idempotency + Resources,
     {
         Self {
             log: store.clone(),
@@ -82,6 +85,7 @@ impl Store {
             chunks: store.clone(),
             definitions: store.clone(),
             files: store.clone(),
+            resources: store.clone(),
             idempotency: store.clone(),
             database,
         }

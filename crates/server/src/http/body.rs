@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use engine::port::KeyedRequest;
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
@@ -121,21 +121,43 @@ fn parse(bytes: &[u8]) -> Result<Fields, ApiError> {
     }
 }
 
-/// Reads frames until the end, at most `limit` bytes, and waits for none longer than `pause`.
-async fn collect(mut body: Body, limit: usize, pause: Duration) -> Result<Vec<u8>, ApiError> {
+/// A body piece by piece, none of which is waited for longer than the server's patience.
+pub(super) struct Pieces {
+    body: Body,
+    pause: Duration,
+}
+
+impl Pieces {
+    pub(super) fn of(request: Request, service: &Service) -> Self {
+        Self { body: request.into_body(), pause: Duration::from_millis(service.limits.body_pause_ms) }
+    }
+
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let frame = tokio::time::timeout(self.pause, self.body.frame()).await.map_err(|_| {
+                ApiError::invalid("the body did not arrive in time; send it again").code("request_body_timeout")
+            })?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
+/// Reads pieces until the end, at most `limit` bytes.
+async fn collect(body: Body, limit: usize, pause: Duration) -> Result<Vec<u8>, ApiError> {
+    let mut pieces = Pieces { body, pause };
     let mut bytes = BytesMut::new();
-    loop {
-        let frame = tokio::time::timeout(pause, body.frame()).await.map_err(|_| {
-            ApiError::invalid("the body did not arrive in time; send it again").code("request_body_timeout")
-        })?;
-        let Some(frame) = frame else { return Ok(bytes.into()) };
-        let frame = frame.map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = pieces.next().await? {
         if bytes.len() + data.len() > limit {
             return Err(too_large(limit));
         }
         bytes.extend_from_slice(&data);
     }
+    Ok(bytes.into())
 }
 
 /// Undoes the `Content-Encoding`.

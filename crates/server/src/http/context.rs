@@ -34,6 +34,9 @@ pub trait HttpObserver: Send + Sync + 'static {
     /// A worker made a session's files anew.
     fn workspace_restored(&self, _restored: Restored) {}
 
+    /// A worker sent a file that a session made.
+    fn output_put(&self, _put: OutputPut) {}
+
     /// A stream of events was opened.
     fn stream_opened(&self) {}
 
@@ -62,6 +65,15 @@ pub enum Restored {
     Whole,
     /// An earlier state of its files.
     Lost,
+}
+
+/// What became of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputPut {
+    Stored,
+    /// The session had it already.
+    Unchanged,
+    Refused,
 }
 
 /// An observer that looks away.

@@ -27,11 +27,6 @@ pub(super) async fn family(_caller: Caller, OriginalUri(uri): OriginalUri) -> Ap
     refusal(family_of(&uri))
 }
 
-/// Any method on `/v1/sessions/{session_id}/resources`.
-pub(super) async fn session_resources(_caller: Caller) -> ApiError {
-    refusal("session resources")
-}
-
 fn family_of(uri: &Uri) -> &'static str {
     let segment = uri.path().split('/').nth(2).unwrap_or("");
     FAMILIES.into_iter().find(|family| *family == segment).unwrap_or("this part")

@@ -104,9 +104,27 @@ pub(super) async fn delete(
     body.finish()?;
     let id: FileId = ids.get("file_id", "file")?;
     match service.world.files.delete_files(std::slice::from_ref(&id)).await? {
-        0 => Err(ApiError::not_found("file", id.as_str())),
+        0 => Err(why_it_stays(&service, id).await?),
         _ => Ok(Json(json!({"id": id, "type": "file_deleted"}))),
     }
+}
+
+/// Why a file was not deleted: it is not there, or it is what a session was given.
+async fn why_it_stays(service: &Service, id: FileId) -> Result<ApiError, ApiError> {
+    let found = service.world.files.files(std::slice::from_ref(&id)).await?;
+    let session_id = found.into_iter().next().and_then(|file| file.session_id);
+    let given = match &session_id {
+        Some(session_id) => service.world.resources.resources(std::slice::from_ref(session_id)).await?,
+        None => Vec::new(),
+    };
+    let resource = given.into_iter().find(|resource| resource.file.id == id);
+    Ok(match (resource, session_id) {
+        (Some(resource), Some(session_id)) => ApiError::invalid(format!(
+            "file {id} is mounted in session {session_id}; delete its resource {} there instead",
+            resource.id
+        )),
+        _ => ApiError::not_found("file", id.as_str()),
+    })
 }
 
 /// `GET /v1/files`: in pages of cursors, or of ids as older clients ask for them.

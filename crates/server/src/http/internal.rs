@@ -1,6 +1,6 @@
 //! `/v1/internal`: what our own worker asks of the server beyond the public API. Not for clients.
 //!
-//! What it asks about the session's files is in [`super::workspace`].
+//! What it asks about the session's files is in [`super::workspace`] and [`super::session_files`].
 
 use axum::Json;
 use axum::extract::State;
@@ -27,6 +27,7 @@ const REASONS_MAX: usize = 32;
 /// `POST /v1/internal/sessions/{session_id}/tool_starts`: a worker is about to run a call.
 ///
 /// Once this has answered, the call counts as exposed: if the lease ends before its result, its outcome is unknown.
+/// The answer names the version of the session's resources, which the worker mounts before it runs the call.
 pub(super) async fn start_tool(
     State(service): State<Service>,
     caller: Caller,
@@ -46,7 +47,8 @@ pub(super) async fn start_tool(
     };
     let fence = Fence::ItemToken { work_id: item.id, token_hash };
     service.sessions.command(&id, command, fence).await?;
-    Ok(Json(json!({"type": "tool_start", "tool_use_id": tool_use_id})))
+    let version = service.world.resources.resources_version(&id).await?;
+    Ok(Json(json!({"type": "tool_start", "tool_use_id": tool_use_id, "resources_version": version})))
 }
 
 /// `GET /v1/internal/sessions/{session_id}/sandbox`: how the session's next sandbox is to be made.

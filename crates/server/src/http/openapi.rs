@@ -65,7 +65,7 @@ const SESSIONS: &[&str] = &[
 /// an upload that is sent twice makes two files.
 const UNKEYED: [&str; 5] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread", "upload_file"];
 
-const OPERATIONS: [Operation; 53] = [
+const OPERATIONS: [Operation; 62] = [
     get("/health", "health", &[], Json("Health")),
     get("/ready", "ready", &[], Json("Readiness")),
     get("/v1/models", "list_models", &["limit", "after_id", "before_id", "lifecycle[]"], Json("ModelPage")),
@@ -112,6 +112,16 @@ const OPERATIONS: [Operation; 53] = [
     get("/v1/sessions/{session_id}/events", "list_events", EVENTS, Page("Event")),
     post("/v1/sessions/{session_id}/events", "send_events", Some("SendEvents"), Json("SentEvents")),
     get("/v1/sessions/{session_id}/events/stream", "stream_events", &["event_deltas[]"], Sse),
+    get("/v1/sessions/{session_id}/resources", "list_resources", PAGED, Page("FileResource")),
+    post("/v1/sessions/{session_id}/resources", "add_resource", Some("AddResource"), Json("FileResource")),
+    get("/v1/sessions/{session_id}/resources/{resource_id}", "retrieve_resource", &[], Json("FileResource")),
+    post(
+        "/v1/sessions/{session_id}/resources/{resource_id}",
+        "update_resource",
+        Some("UpdateResource"),
+        Json("FileResource"),
+    ),
+    delete("/v1/sessions/{session_id}/resources/{resource_id}", "delete_resource", Json("Deleted")),
     get("/v1/sessions/{session_id}/threads", "list_threads", &["limit", "page", "statuses[]"], Page("Thread")),
     get("/v1/sessions/{session_id}/threads/{thread_id}", "retrieve_thread", &[], Json("Thread")),
     post("/v1/sessions/{session_id}/threads/{thread_id}/archive", "archive_thread", None, Json("Thread")),
@@ -147,6 +157,14 @@ const OPERATIONS: [Operation; 53] = [
         ..post("/v1/internal/sessions/{session_id}/chunks/{hash}", "put_chunk", Some("ChunkBytes"), Json("Chunk"))
     },
     get("/v1/internal/sessions/{session_id}/chunks/{hash}", "get_chunk", &[], Json("ChunkBytes")),
+    get("/v1/internal/sessions/{session_id}/resources", "list_mounts", &[], Json("Mounts")),
+    get("/v1/internal/sessions/{session_id}/resources/{hash}", "get_mounted_content", &[], Bytes),
+    get("/v1/internal/sessions/{session_id}/outputs", "list_outputs", &[], Json("Outputs")),
+    Operation {
+        method: "put",
+        query: &["path", "hash"],
+        ..post("/v1/internal/sessions/{session_id}/outputs", "put_output", Some("OutputBytes"), Json("Output"))
+    },
     post("/v1/internal/workspaces/ended", "ended_workspaces", Some("Workspaces"), Json("EndedWorkspaces")),
 ];
 
@@ -296,9 +314,7 @@ mod tests {
             .split('"')
             .skip(1)
             .step_by(2)
-            .filter(|literal| {
-                literal.starts_with('/') && !literal.contains("resources") && !literal.contains("{family}")
-            })
+            .filter(|literal| literal.starts_with('/') && !literal.contains("{family}"))
             .map(str::to_owned)
             .collect()
     }

@@ -9,8 +9,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::error::{ApiError, Kind};
 use super::families::FAMILIES;
 use super::{
-    Service, agents, context, environments, events, families, files, health, internal, models, sessions, stream,
-    threads, work, workspace,
+    Service, agents, context, environments, events, families, files, health, internal, models, resources,
+    session_files, sessions, stream, threads, work, workspace,
 };
 
 /// The API as a service: routes, and around each of them [`super::context`].
@@ -50,8 +50,11 @@ pub fn router(service: Service) -> Router {
         .route("/v1/sessions/{session_id}/threads/{thread_id}/archive", post(threads::archive))
         .route("/v1/sessions/{session_id}/threads/{thread_id}/events", get(threads::events))
         .route("/v1/sessions/{session_id}/threads/{thread_id}/stream", get(threads::follow))
-        .route("/v1/sessions/{session_id}/resources", any(families::session_resources))
-        .route("/v1/sessions/{session_id}/resources/{resource_id}", any(families::session_resources))
+        .route("/v1/sessions/{session_id}/resources", get(resources::list).post(resources::add))
+        .route(
+            "/v1/sessions/{session_id}/resources/{resource_id}",
+            get(resources::retrieve).post(resources::update).delete(resources::delete),
+        )
         .route("/v1/internal/sessions/{session_id}/tool_starts", post(internal::start_tool))
         .route("/v1/internal/sessions/{session_id}/sandbox", get(internal::sandbox))
         .route("/v1/internal/sessions/{session_id}/refusals", post(internal::count_refusals))
@@ -59,6 +62,9 @@ pub fn router(service: Service) -> Router {
         .route("/v1/internal/sessions/{session_id}/workspace/restores", post(workspace::restore))
         .route("/v1/internal/sessions/{session_id}/chunks/missing", post(workspace::missing_chunks))
         .route("/v1/internal/sessions/{session_id}/chunks/{hash}", put(workspace::put_chunk).get(workspace::get_chunk))
+        .route("/v1/internal/sessions/{session_id}/resources", get(session_files::mounts))
+        .route("/v1/internal/sessions/{session_id}/resources/{hash}", get(session_files::content))
+        .route("/v1/internal/sessions/{session_id}/outputs", get(session_files::outputs).put(session_files::put_output))
         .route("/v1/internal/workspaces/ended", post(internal::ended_workspaces));
     for family in FAMILIES {
         router = router

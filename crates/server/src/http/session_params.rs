@@ -13,6 +13,7 @@ use super::error::{ApiError, Kind};
 use super::event_params;
 use super::fields::{self, Fields, Patch};
 use super::metadata::{self, Metadata, MetadataPatch};
+use super::resource_params::{self, FileParams};
 use super::{path, tool_params};
 
 const TITLE_CHARACTERS_MAX: usize = 1_024;
@@ -24,6 +25,7 @@ pub(super) struct CreateSession {
     pub(super) title: Option<String>,
     pub(super) metadata: Metadata,
     pub(super) initial_events: Vec<ClientEvent>,
+    pub(super) resources: Vec<FileParams>,
 }
 
 impl CreateSession {
@@ -34,11 +36,11 @@ impl CreateSession {
         let title = read_title(&mut body)?.apply(None);
         let metadata = metadata::read(&mut body)?;
         let initial_events = event_params::read_initial(body.array("initial_events")?.unwrap_or_default())?;
+        let resources = resource_params::read_all(body.array("resources")?.unwrap_or_default())?;
         body.unsupported("budget", "remove it; budgets do not exist yet")?;
-        body.unsupported("resources", "remove it; send documents in messages instead")?;
         body.unsupported("vault_ids", "remove it; vaults do not exist yet")?;
         body.finish()?;
-        Ok(Self { agent, environment_id, title, metadata, initial_events })
+        Ok(Self { agent, environment_id, title, metadata, initial_events, resources })
     }
 }
 

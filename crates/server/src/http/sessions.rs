@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::Response;
 use engine::port::log::ListSessions;
-use engine::port::{Answer, Fence, Order, StoreError};
+use engine::port::{Answer, Fence, FileResource, Order, StoreError};
 use engine::sessions::{Outcome, Reply, Respond};
 use futures::future::try_join_all;
 use serde_json::{Map, Value, json};
@@ -22,7 +22,7 @@ use super::pagination::{self, CreatedPlace, ListName};
 use super::path::{self, Ids};
 use super::query::{NoQuery, Query};
 use super::session_params::{CreateSession, UpdateSession};
-use super::{agents, environments, idempotency, metadata};
+use super::{agents, environments, idempotency, metadata, resources};
 
 /// Snapshots read at once for a page of sessions.
 const SNAPSHOTS_AT_ONCE: usize = 8;
@@ -37,27 +37,32 @@ pub(super) async fn create(
     caller.require_application()?;
     idempotency::once(&service, request.as_ref(), async {
         let params = CreateSession::read(body, &service)?;
-        let (created, initial_events) = prepare(&service, &caller, params).await?;
-        let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
-        Ok(service.sessions.create_answered(created, initial_events, reply).await?)
+        let (created, initial_events, given) = prepare(&service, &caller, params).await?;
+        let reply = Reply { respond: &Shown { service: &service, given: Some(&given) }, request: request.as_ref() };
+        Ok(service.sessions.create_answered(created, initial_events, &given, reply).await?)
     })
     .await
 }
 
-/// The session that is about to be created, with the agent as it is now.
+/// The session that is about to be created, with the agent and the files as they are now.
 async fn prepare(
     service: &Service,
     caller: &Caller,
     params: CreateSession,
-) -> Result<(Created, Vec<ClientEvent>), ApiError> {
+) -> Result<(Created, Vec<ClientEvent>, Vec<FileResource>), ApiError> {
     let agent = agents::load(service, &params.agent.id, params.agent.version).await?;
     if agent.archived_at.is_some() {
         return Err(ApiError::invalid(format!("agent: {} is archived and takes no new sessions", agent.id)));
     }
     let environment = environments::load(service, params.environment_id.as_str()).await?;
     environments::refuse_archived(&environment)?;
+    if !params.resources.is_empty() {
+        resources::refuse_self_hosted(environment.kind())?;
+    }
+    let session_id: SessionId = service.id();
+    let given = resources::copies(service, &session_id, params.resources).await?;
     let created = Created {
-        session_id: service.id(),
+        session_id,
         thread_id: service.id(),
         environment_id: environment.id.clone(),
         environment_kind: environment.kind(),
@@ -66,7 +71,7 @@ async fn prepare(
         metadata: params.metadata,
         api_key_id: caller.api_key_id().cloned(),
     };
-    Ok((created, params.initial_events))
+    Ok((created, params.initial_events, given))
 }
 
 /// `GET /v1/sessions/{session_id}`.
@@ -102,7 +107,7 @@ pub(super) async fn update(
             }
         };
         let command = Command::Update { title: params.title, metadata: params.metadata, agent };
-        let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
+        let reply = Reply { respond: &Shown::of(&service), request: request.as_ref() };
         Ok(service.sessions.command_answered(&state.session_id, command, Fence::Client, reply).await?)
     })
     .await
@@ -120,7 +125,7 @@ pub(super) async fn archive(
     idempotency::once(&service, request.as_ref(), async {
         body.finish()?;
         let id: SessionId = ids.get("session_id", "session")?;
-        let reply = Reply { respond: &Shown(&service), request: request.as_ref() };
+        let reply = Reply { respond: &Shown::of(&service), request: request.as_ref() };
         Ok(service.sessions.command_answered(&id, Command::Archive, Fence::Client, reply).await?)
     })
     .await
@@ -173,8 +178,10 @@ pub(super) async fn list(
         states.last().filter(|_| more || backwards).map(|last| pagination::encode(&name, order, &place_of(last)));
 
     let mut data: Vec<Value> = Vec::with_capacity(states.len());
+    let ids: Vec<SessionId> = states.iter().map(|state| state.session_id.clone()).collect();
+    let given = service.world.resources.resources(&ids).await?;
     for some in states.chunks(SNAPSHOTS_AT_ONCE) {
-        data.extend(try_join_all(some.iter().map(|state| show(&service, state))).await?);
+        data.extend(try_join_all(some.iter().map(|state| show_given(&service, state, &given))).await?);
     }
     let mut page = Map::new();
     page.insert("data".to_owned(), data.into());
@@ -241,17 +248,48 @@ pub(super) async fn load(service: &Service, caller: &Caller, ids: &Ids) -> Resul
 
 /// The session as clients see it.
 async fn show(service: &Service, state: &State) -> Result<Value, ApiError> {
+    let given = resources::of(service, &state.session_id).await?;
+    show_given(service, state, &given).await
+}
+
+/// The same, where the resources of this session and perhaps others are known.
+async fn show_given(service: &Service, state: &State, given: &[FileResource]) -> Result<Value, ApiError> {
     let snapshot = service.sessions.agent_snapshot(state).await?;
-    Ok(view::session(state, &snapshot, service.now()))
+    Ok(with_resources(state, view::session(state, &snapshot, service.now()), given))
+}
+
+fn with_resources(state: &State, mut shown: Value, given: &[FileResource]) -> Value {
+    let theirs = given.iter().filter(|resource| resource.file.session_id.as_ref() == Some(&state.session_id));
+    shown["resources"] = theirs.map(resources::view).collect();
+    shown
 }
 
 /// Answers with the session as clients see it.
-struct Shown<'s>(&'s Service);
+struct Shown<'s> {
+    service: &'s Service,
+    /// What a session that is being created is given; `None` for one that is there.
+    given: Option<&'s [FileResource]>,
+}
+
+impl<'s> Shown<'s> {
+    fn of(service: &'s Service) -> Self {
+        Self { service, given: None }
+    }
+}
 
 #[async_trait]
 impl Respond for Shown<'_> {
     async fn respond(&self, outcome: &Outcome) -> Result<Answer, StoreError> {
-        let snapshot = self.0.sessions.agent_snapshot_after(outcome).await?;
-        Ok(idempotency::ok(&view::session(&outcome.state, &snapshot, self.0.now())))
+        let (service, state) = (self.service, &outcome.state);
+        let snapshot = service.sessions.agent_snapshot_after(outcome).await?;
+        let shown = view::session(state, &snapshot, service.now());
+        let shown = match self.given {
+            Some(given) => with_resources(state, shown, given),
+            None => {
+                let ids = std::slice::from_ref(&state.session_id);
+                with_resources(state, shown, &service.world.resources.resources(ids).await?)
+            }
+        };
+        Ok(idempotency::ok(&shown))
     }
 }

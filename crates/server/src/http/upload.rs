@@ -144,22 +144,35 @@ fn mime_type(given: Option<&str>) -> String {
     given.unwrap_or("application/octet-stream").to_owned()
 }
 
+/// How files of some types are usually called; the first name of a type is the one that it is given.
+const EXTENSIONS: [(&str, &str); 14] = [
+    (".txt", "text/plain"),
+    (".log", "text/plain"),
+    (".csv", "text/csv"),
+    (".html", "text/html"),
+    (".htm", "text/html"),
+    (".md", "text/markdown"),
+    (".json", "application/json"),
+    (".pdf", "application/pdf"),
+    (".zip", "application/zip"),
+    (".png", "image/png"),
+    (".jpg", "image/jpeg"),
+    (".jpeg", "image/jpeg"),
+    (".gif", "image/gif"),
+    (".webp", "image/webp"),
+];
+
 /// What a file of this type is usually called.
 fn extension(mime_type: &str) -> &'static str {
-    match mime_type.split(';').next().unwrap_or_default().trim() {
-        "text/plain" => ".txt",
-        "text/csv" => ".csv",
-        "text/html" => ".html",
-        "text/markdown" => ".md",
-        "application/json" => ".json",
-        "application/pdf" => ".pdf",
-        "application/zip" => ".zip",
-        "image/png" => ".png",
-        "image/jpeg" => ".jpg",
-        "image/gif" => ".gif",
-        "image/webp" => ".webp",
-        _ => "",
-    }
+    let mime_type = mime_type.split(';').next().unwrap_or_default().trim();
+    EXTENSIONS.iter().find(|(_, known)| *known == mime_type).map_or("", |(extension, _)| extension)
+}
+
+/// What a file that is called so usually is.
+pub(super) fn mime_type_of(filename: &str) -> &'static str {
+    let lower = filename.to_ascii_lowercase();
+    let known = EXTENSIONS.iter().find(|(extension, _)| lower.ends_with(extension));
+    known.map_or("application/octet-stream", |(_, mime_type)| mime_type)
 }
 
 async fn in_time<T>(pause: Duration, read: impl Future<Output = Result<T, MultipartError>>) -> Result<T, ApiError> {

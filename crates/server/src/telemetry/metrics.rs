@@ -57,6 +57,8 @@ const ITERATIONS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0];
 pub(crate) const SNAPSHOT_OUTCOMES: [&str; 3] = ["kept", "overtaken", "refused"];
 /// With what a session goes on at another worker.
 pub(crate) const RESTORE_OUTCOMES: [&str; 2] = ["whole", "lost"];
+/// What became of the files that tools made.
+pub(crate) const OUTPUT_OUTCOMES: [&str; 3] = ["stored", "unchanged", "refused"];
 
 const SNAPSHOT_SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 const SNAPSHOT_BYTES: [f64; 9] = [1e4, 1e5, 1e6, 1e7, 5e7, 1e8, 5e8, 1e9, 1e10];
@@ -100,6 +102,7 @@ pub struct Metrics {
     pub(crate) snapshot_duration: Histogram,
     pub(crate) snapshot_bytes: Histogram,
     pub(crate) restores: Family<OneLabel, Counter>,
+    pub(crate) outputs: Family<OneLabel, Counter>,
     pub(crate) draining: Gauge,
     pub(crate) drain_duration: Histogram,
     pub(crate) request_duration: Histograms<RouteLabels>,
@@ -205,6 +208,13 @@ impl Metrics {
                 "Workspaces that a worker made anew",
                 "outcome",
                 &RESTORE_OUTCOMES,
+            ),
+            outputs: counters(
+                r,
+                "agent_session_outputs",
+                "Files that tools made and workers sent",
+                "outcome",
+                &OUTPUT_OUTCOMES,
             ),
             draining: gauge(r, "agent_draining", "1 while the process hands its work over"),
             drain_duration: histogram(r, "agent_drain_duration_seconds", "Length of finished drains", &DRAIN_SECONDS),

@@ -14,6 +14,8 @@ mod idempotency;
 mod limits;
 mod models_and_probes;
 mod openapi;
+mod resources;
+mod session_files;
 mod sessions;
 mod streams;
 mod work;

@@ -5,8 +5,10 @@ use engine::port::files::{File, FileError, Files, ListFiles};
 use engine::port::{Order, StoreError};
 use session::Timestamp;
 use session::id::FileId;
+use sqlx::postgres::PgExecutor;
 use sqlx::query;
 
+use super::log::Connection;
 use super::{PostgresStore, bounded, findable, now};
 use crate::failure::store_error;
 use crate::row::{self, integer, row_limit};
@@ -37,38 +39,11 @@ macro_rules! select_files {
 #[async_trait]
 impl Files for PostgresStore {
     async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
-        let blobs: std::collections::BTreeSet<&str> =
-            files.iter().filter_map(|file| Some(file.blob.as_ref()?.as_str())).collect();
         bounded(async {
             let mut transaction = self.pool.begin().await.map_err(store_error)?;
-            let kept = query(concat!(
-                "UPDATE blobs SET touched_at = ",
-                now!(),
-                " WHERE hash IN (SELECT hash FROM blobs WHERE hash = ANY($1) ORDER BY hash FOR UPDATE)"
-            ))
-            .bind(blobs.iter().copied().collect::<Vec<_>>())
-            .execute(&mut *transaction)
-            .await
-            .map_err(store_error)?;
-            if kept.rows_affected() != blobs.len() as u64 {
+            if !create(&mut transaction, &files.iter().collect::<Vec<_>>()).await? {
                 return Err(FileError::ContentGone);
             }
-            query(
-                "INSERT INTO files (id, filename, mime_type, bytes, blob, created_at, expires_at, session_id) \
-                 SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
-                    $7::bigint[], $8::text[])",
-            )
-            .bind(files.iter().map(|file| file.id.as_str()).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| file.filename.as_str()).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| file.mime_type.as_str()).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| integer(file.bytes)).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| Some(file.blob.as_ref()?.as_str())).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| file.created_at.as_micros()).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| file.expires_at.map(Timestamp::as_micros)).collect::<Vec<_>>())
-            .bind(files.iter().map(|file| Some(file.session_id.as_ref()?.as_str())).collect::<Vec<_>>())
-            .execute(&mut *transaction)
-            .await
-            .map_err(store_error)?;
             transaction.commit().await.map_err(store_error)?;
             Ok(())
         })
@@ -116,14 +91,8 @@ impl Files for PostgresStore {
 
     async fn delete_files(&self, ids: &[FileId]) -> Result<usize, StoreError> {
         bounded(async {
-            let ids: Vec<_> = ids.iter().map(|id| findable(id.as_str()).into_owned()).collect();
-            let gone: i64 =
-                sqlx::query_scalar(touching!("WITH gone AS (DELETE FROM files WHERE id = ANY($1) RETURNING blob)"))
-                    .bind(ids)
-                    .fetch_one(&self.pool)
-                    .await
-                    .map_err(store_error)?;
-            Ok(usize::try_from(gone).unwrap_or_default())
+            let ids: Vec<_> = ids.iter().map(|id| findable(id.as_str())).collect();
+            remove(&self.pool, &ids.iter().map(AsRef::as_ref).collect::<Vec<_>>()).await
         })
         .await
     }
@@ -145,4 +114,53 @@ impl Files for PostgresStore {
         })
         .await
     }
+}
+
+/// Stores files within a transaction; `false` if the content of one is not there any more, and then there is nothing
+/// to commit.
+pub(super) async fn create(connection: &mut Connection, files: &[&File]) -> Result<bool, StoreError> {
+    let blobs: std::collections::BTreeSet<&str> =
+        files.iter().filter_map(|file| Some(file.blob.as_ref()?.as_str())).collect();
+    let kept = query(concat!(
+        "UPDATE blobs SET touched_at = ",
+        now!(),
+        " WHERE hash IN (SELECT hash FROM blobs WHERE hash = ANY($1) ORDER BY hash FOR UPDATE)"
+    ))
+    .bind(blobs.iter().copied().collect::<Vec<_>>())
+    .execute(&mut *connection)
+    .await
+    .map_err(store_error)?;
+    if kept.rows_affected() != blobs.len() as u64 {
+        return Ok(false);
+    }
+    query(
+        "INSERT INTO files (id, filename, mime_type, bytes, blob, created_at, expires_at, session_id) \
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
+            $7::bigint[], $8::text[])",
+    )
+    .bind(files.iter().map(|file| file.id.as_str()).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| file.filename.as_str()).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| file.mime_type.as_str()).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| integer(file.bytes)).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| Some(file.blob.as_ref()?.as_str())).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| file.created_at.as_micros()).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| file.expires_at.map(Timestamp::as_micros)).collect::<Vec<_>>())
+    .bind(files.iter().map(|file| Some(file.session_id.as_ref()?.as_str())).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map_err(store_error)?;
+    Ok(true)
+}
+
+/// Removes files that are nobody's resource; how many.
+pub(super) async fn remove(executor: impl PgExecutor<'_>, ids: &[&str]) -> Result<usize, StoreError> {
+    let gone: i64 = sqlx::query_scalar(touching!(
+        "WITH gone AS (DELETE FROM files WHERE id = ANY($1) \
+            AND NOT EXISTS (SELECT 1 FROM session_resources r WHERE r.file_id = files.id) RETURNING blob)"
+    ))
+    .bind(ids)
+    .fetch_one(executor)
+    .await
+    .map_err(store_error)?;
+    Ok(usize::try_from(gone).unwrap_or_default())
 }

@@ -92,16 +92,22 @@ impl<T> Writing<T> {
     pub(super) async fn finish(self, written: &T) -> Result<(), StoreError> {
         let Self::Keyed(mut transaction, keep) = self else { return Ok(()) };
         let Kept { request, answer } = keep.kept(written);
-        query("UPDATE idempotency_keys SET status = $3, body = $4 WHERE credential_hash = $1 AND key = $2")
-            .bind(request.credential_hash)
-            .bind(request.key)
-            .bind(i64::from(answer.status))
-            .bind(answer.body)
-            .execute(&mut *transaction)
-            .await
-            .map_err(store_error)?;
+        fill(&mut transaction, request, answer).await?;
         transaction.commit().await.map_err(store_error)
     }
+}
+
+/// Puts the answer under a key that this transaction has taken.
+pub(super) async fn fill(connection: &mut Connection, request: KeyedRequest, answer: Answer) -> Result<(), StoreError> {
+    query("UPDATE idempotency_keys SET status = $3, body = $4 WHERE credential_hash = $1 AND key = $2")
+        .bind(request.credential_hash)
+        .bind(request.key)
+        .bind(i64::from(answer.status))
+        .bind(answer.body)
+        .execute(connection)
+        .await
+        .map_err(store_error)?;
+    Ok(())
 }
 
 /// Takes the key for this transaction; waits for a twin that has it.

@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnection, PgExecutor, PgRow};
 use sqlx::{query, query_scalar};
 
 use super::tracks::canary_hashes_below;
-use super::{PostgresStore, bounded, findable, idempotency, keys, ledger, now, work_queue};
+use super::{PostgresStore, bounded, findable, idempotency, keys, ledger, now, resources, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -131,6 +131,7 @@ impl EventLog for PostgresStore {
                 && append.running_max.is_none()
                 && append.ledger == LedgerChange::None
                 && session.deleted_at.is_none()
+                && append.resources.is_empty()
                 && matches!(append.work, WorkChange::None | WorkChange::Ensure { .. })
             {
                 // The ordinary append is one statement, and so a transaction of its own.
@@ -270,6 +271,8 @@ impl EventLog for PostgresStore {
                     RETURNING id), \
                 records_gone AS (DELETE FROM records WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
                 files_gone AS (DELETE FROM files WHERE session_id IN (SELECT id FROM gone) RETURNING blob), \
+                resources_gone AS (DELETE FROM session_resources WHERE session_id IN (SELECT id FROM gone)), \
+                outputs_gone AS (DELETE FROM session_outputs WHERE session_id IN (SELECT id FROM gone)), \
                 chunks_gone AS (\
                     DELETE FROM session_chunks WHERE session_id IN (SELECT id FROM gone) RETURNING hash), \
                 touched AS (\
@@ -304,8 +307,8 @@ impl EventLog for PostgresStore {
 }
 
 impl PostgresStore {
-    /// An append that keeps an answer, ends a lease, stops an item, has a session run where that is limited, or
-    /// changes the ledger. The key comes before everything else, so that a
+    /// An append that keeps an answer, ends a lease, stops an item, gives files or takes them, has a session run where
+    /// that is limited, or changes the ledger. The key comes before everything else, so that a
     /// twin waits there; the item is locked before the session, as by everybody who locks both.
     async fn advance_with_side_rows(
         &self,
@@ -347,9 +350,13 @@ impl PostgresStore {
         let Some(moved) = advance(&mut *transaction, append, fence, session, bodies).await? else {
             return Ok(None);
         };
+        if !append.resources.is_empty() && !resources::give(&mut transaction, &append.resources).await? {
+            return Ok(None);
+        }
         ledger::change(&mut transaction, session, &append.ledger).await?;
         if session.deleted_at.is_some() {
             ledger::settle_session(&mut transaction, session).await?;
+            resources::remove_files_of(&mut transaction, &session.id).await?;
         }
         transaction.commit().await.map_err(store_error)?;
         Ok(Some(Appended { queued: moved.queued || requeued, ..moved }))

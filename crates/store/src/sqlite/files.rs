@@ -25,7 +25,9 @@ impl Files for SqliteStore {
             .write(move |connection| {
                 Box::pin(async move {
                     for file in &files {
-                        create(connection, file, now).await?;
+                        if !create(connection, file, now).await? {
+                            return Err(FileError::ContentGone);
+                        }
                     }
                     Ok(())
                 })
@@ -81,14 +83,7 @@ impl Files for SqliteStore {
                 Box::pin(async move {
                     let mut deleted = 0;
                     for id in &ids {
-                        let blob: Option<Option<String>> =
-                            query_scalar("DELETE FROM files WHERE id = ? RETURNING blob")
-                                .bind(id.as_str())
-                                .fetch_optional(&mut *connection)
-                                .await
-                                .map_err(store_error)?;
-                        deleted += usize::from(blob.is_some());
-                        touch(connection, blob.flatten(), now).await?;
+                        deleted += usize::from(remove(connection, id.as_str(), now).await?);
                     }
                     Ok(deleted)
                 })
@@ -126,11 +121,12 @@ impl Files for SqliteStore {
     }
 }
 
-async fn create(connection: &mut Connection, file: &File, now: i64) -> Result<(), FileError> {
+/// `false` if the file's content is not there any more; then nothing was written.
+pub(super) async fn create(connection: &mut Connection, file: &File, now: i64) -> Result<bool, StoreError> {
     if let Some(blob) = &file.blob
         && !touch(connection, Some(blob.as_str().to_owned()), now).await?
     {
-        return Err(FileError::ContentGone);
+        return Ok(false);
     }
     query(
         "INSERT INTO files (id, filename, mime_type, bytes, blob, created_at, expires_at, session_id) \
@@ -147,7 +143,22 @@ async fn create(connection: &mut Connection, file: &File, now: i64) -> Result<()
     .execute(connection)
     .await
     .map_err(store_error)?;
-    Ok(())
+    Ok(true)
+}
+
+/// Whether there was such a file that is nobody's resource.
+pub(super) async fn remove(connection: &mut Connection, id: &str, now: i64) -> Result<bool, StoreError> {
+    let blob: Option<Option<String>> = query_scalar(
+        "DELETE FROM files WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM session_resources WHERE file_id = ?1) \
+         RETURNING blob",
+    )
+    .bind(id)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(store_error)?;
+    let is_gone = blob.is_some();
+    touch(connection, blob.flatten(), now).await?;
+    Ok(is_gone)
 }
 
 /// Whether the registry has the blob, which counts as touched now.

@@ -10,7 +10,7 @@ use session::id::SessionId;
 use session::{State, Timestamp};
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore, blobs, idempotency, keys, ledger, work_queue};
+use super::{Connection, SqliteStore, blobs, idempotency, keys, ledger, resources, work_queue};
 use crate::body::{Body, RecordRow};
 use crate::failure::store_error;
 use crate::fold::fold_to;
@@ -35,10 +35,10 @@ impl EventLog for SqliteStore {
         let records = RecordColumns::of(&append);
         let now = self.now();
         let bodies = self.bodies.write(&append.records).await?;
-        // The end of a lease may be refused after the session has moved on, and an answer is kept before the guards
-        // are looked at; everything else looks first.
+        // The end of a lease may be refused after the session has moved on, a resource when it is there, and an answer
+        // is kept before the guards are looked at; everything else looks first.
         let is_refusal: Option<fn(&AppendError) -> bool> = match append.work {
-            _ if append.kept.is_some() => None,
+            _ if append.kept.is_some() || !append.resources.is_empty() => None,
             WorkChange::EndLease { .. } => None,
             _ => Some(|error| !matches!(error, AppendError::Store(_))),
         };
@@ -204,9 +204,15 @@ async fn write(
     }
     let claim = advance(connection, append, session, now).await?;
     insert(connection, &session.id, records, bodies).await?;
+    for resource in &append.resources {
+        if !resources::give(connection, resource, now).await? {
+            return Err(AppendError::Conflict);
+        }
+    }
     ledger::change(connection, &session.id, &append.ledger, now).await?;
     if session.deleted_at.is_some() {
         ledger::settle_session(connection, &session.id).await?;
+        resources::remove_files_of(connection, &session.id, now).await?;
     }
     let queued = match &append.work {
         WorkChange::None => false,
@@ -361,7 +367,6 @@ async fn remove(connection: &mut Connection, before: Timestamp, limit: usize, no
         query(
             "UPDATE blobs SET touched_at = ?1 WHERE hash IN (\
                 SELECT blob FROM records WHERE session_id = ?2 AND blob IS NOT NULL \
-                UNION SELECT blob FROM files WHERE session_id = ?2 AND blob IS NOT NULL \
                 UNION SELECT hash FROM session_chunks WHERE session_id = ?2)",
         )
         .bind(now)
@@ -369,9 +374,10 @@ async fn remove(connection: &mut Connection, before: Timestamp, limit: usize, no
         .execute(&mut *connection)
         .await
         .map_err(store_error)?;
+        // One that an earlier release deleted still has them.
+        resources::remove_files_of(connection, id, now).await?;
         for statement in [
             "DELETE FROM records WHERE session_id = ?",
-            "DELETE FROM files WHERE session_id = ?",
             "DELETE FROM work_items WHERE session_id = ?",
             "DELETE FROM session_chunks WHERE session_id = ?",
             "DELETE FROM sessions WHERE id = ?",

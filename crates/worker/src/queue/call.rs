@@ -35,11 +35,19 @@ pub(crate) async fn run(
     cancelled: &CancellationToken,
 ) -> (Option<ConnectedSandbox>, Finished) {
     let tip = if call.changes_files() { files.starting() } else { None };
-    if let Some(finished) = record_start(context, &call, tip.as_ref(), cancelled).await {
-        return (sandbox, finished);
-    }
+    let version = match record_start(context, &call, tip.as_ref(), cancelled).await {
+        Ok(version) => version,
+        Err(finished) => return (sandbox, finished),
+    };
     if tip.is_some() {
         files.started();
+    }
+    let mounted = tokio::select! {
+        mounted = files.mount(context, version) => mounted,
+        () = cancelled.cancelled() => return (sandbox, Finished::Dropped),
+    };
+    if let Err(error) = mounted {
+        return (sandbox, refused(context, &call, &error).await);
     }
     let outcome = match perform(context, &mut sandbox, &call, cancelled).await {
         CallEnd::Done(outcome) => outcome,
@@ -48,24 +56,25 @@ pub(crate) async fn run(
     (sandbox, deliver(context, &call, outcome, cancelled).await)
 }
 
-/// Tells the server that the call is about to run; without its consent nothing runs.
+/// Tells the server that the call is about to run; without its consent nothing runs. Returns the version of what the
+/// session is given, which has to be mounted first.
 async fn record_start(
     context: &Context,
     call: &Call,
     tip: Option<&EventId>,
     cancelled: &CancellationToken,
-) -> Option<Finished> {
+) -> Result<Option<u64>, Finished> {
     let mut backoff = retry_backoff();
     loop {
         let attempt = context.client.tool_start(&context.session_id, &context.token, &call.tool_use_id, tip);
         let result = tokio::select! {
             result = attempt => result,
-            () = cancelled.cancelled() => return Some(Finished::Dropped),
+            () = cancelled.cancelled() => return Err(Finished::Dropped),
         };
         match result {
-            Ok(()) => return None,
+            Ok(started) => return Ok(started.resources_version),
             Err(error) if error.is_transient() => backoff.wait().await,
-            Err(error) => return Some(refused(context, call, &error).await),
+            Err(error) => return Err(refused(context, call, &error).await),
         }
     }
 }

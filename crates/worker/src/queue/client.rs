@@ -7,7 +7,8 @@ use session::id::EventId;
 use std::time::Duration;
 
 use super::wire::{
-    CALL_EVENTS, EndedWorkspaces, Event, EventPage, Heartbeat, MODEL_REQUEST_START, SandboxSettings, Session, WorkItem,
+    CALL_EVENTS, EndedWorkspaces, Event, EventPage, Heartbeat, MODEL_REQUEST_START, SandboxSettings, Session,
+    ToolStart, WorkItem,
 };
 use crate::config::WorkerConfig;
 use crate::egress::Reason;
@@ -167,14 +168,14 @@ impl Client {
         token: &Secret,
         call: &str,
         tip: Option<&EventId>,
-    ) -> Result<(), ApiError> {
+    ) -> Result<ToolStart, ApiError> {
         let url = self.path(&["v1", "internal", "sessions", session_id, "tool_starts"]);
         let request = self.request(Method::POST, url, token);
         let body = match tip {
             Some(tip) => json!({"tool_use_id": call, "tip": tip}),
             None => json!({"tool_use_id": call}),
         };
-        accepted(request.json(&body)).await.map(drop)
+        answer(request.json(&body)).await
     }
 
     /// How the session's next sandbox is to be made.

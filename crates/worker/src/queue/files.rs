@@ -8,15 +8,19 @@ use futures::{FutureExt as _, StreamExt as _};
 use session::Identifier as _;
 use session::id::EventId;
 use session::manifest::{ContentHash, Manifest};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::backoff::Backoff;
 use super::chunks::ServerWorkspace;
 use super::client::{ApiError, Client};
+use super::exchange::{self, OutputsError};
 use super::session::Context;
+use crate::exchange::outputs::Known;
+use crate::exchange::uploads::Uploads;
 use crate::sandbox::SandboxError;
 use crate::secret::Secret;
 use crate::snapshot::place::{Kept, Note, Place};
@@ -41,15 +45,25 @@ impl Keeping {
         let limits = ScanLimits { bytes_max, files_max: 200_000 };
         Self { limits, turns: Arc::new(Semaphore::new(SESSIONS_AT_ONCE)) }
     }
+
+    /// Waits until this session may send or fetch.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("the semaphore is never closed")
+    }
 }
 
 /// A session's files on this worker.
 #[derive(Debug)]
 pub(crate) struct SessionFiles {
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
     is_kept: bool,
     note: Mutex<Note>,
     kept: Mutex<Option<Arc<Kept>>>,
+    uploads: Uploads,
+    /// The version of what is mounted; none where the server gives sessions nothing.
+    mounted: Mutex<Option<u64>>,
+    /// The outputs that the server has, by path; none as long as it was not asked.
+    pub(super) outputs: Mutex<Option<HashMap<String, Known>>>,
 }
 
 /// Why a session's files are not there.
@@ -92,13 +106,17 @@ impl SessionFiles {
 
     async fn try_begin(context: &Context) -> Result<Self, FilesError> {
         let Context { client, session_id, token, .. } = context;
+        let uploads = Uploads::of(&context.sandbox.workspaces_dir, session_id)?;
+        let mounted = Mutex::new(exchange::mount(context, &uploads).await?);
+        let outputs = Mutex::default();
         let workspace = match client.workspace(session_id, token).await {
             // A server that does not keep files yet.
             Err(error) if error.status() == Some(404) => None,
             result => Some(result?).filter(|workspace| workspace.is_tracked),
         };
         let Some(workspace) = workspace else {
-            return Ok(Self { place: None, is_kept: false, note: Mutex::default(), kept: Mutex::default() });
+            let (note, kept) = (Mutex::default(), Mutex::default());
+            return Ok(Self { place: None, is_kept: false, note, kept, uploads, mounted, outputs });
         };
         let place = Place::of(&context.sandbox.workspaces_dir, session_id)?;
         let note = place.note().or_else(|| workspace.tip.is_none().then(Note::default));
@@ -109,7 +127,30 @@ impl SessionFiles {
             _ => make_anew(context, &place, &workspace).await?,
         };
         let kept = kept.filter(|kept| workspace.manifest.as_ref() == Some(&kept.manifest)).map(Arc::new);
-        Ok(Self { place: Some(place), is_kept: workspace.is_kept, note: Mutex::new(note), kept: Mutex::new(kept) })
+        let (note, kept) = (Mutex::new(note), Mutex::new(kept));
+        Ok(Self { place: Some(place), is_kept: workspace.is_kept, note, kept, uploads, mounted, outputs })
+    }
+
+    /// Sees to it that what is mounted is the set of this `version`, or a later one. Tries until it is, as in the
+    /// beginning; only a refusal ends that.
+    pub(crate) async fn mount(&self, context: &Context, version: Option<u64>) -> Result<(), ApiError> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while version.is_some() && *lock(&self.mounted) != version {
+            match exchange::mount(context, &self.uploads).await {
+                Ok(mounted) => {
+                    *lock(&self.mounted) = mounted;
+                    return Ok(());
+                }
+                Err(FilesError::Api(error)) if matches!(error.status(), Some(401 | 403 | 409 | 412)) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(session_id = context.session_id, %error, "a call waits for files to be mounted");
+                }
+            }
+            backoff.wait().await;
+        }
+        Ok(())
     }
 
     /// A call that may change files is about to be announced: what the files will be called from then on. None where
@@ -150,11 +191,49 @@ impl SessionFiles {
         is_last: bool,
     ) {
         let Some(place) = self.place.clone().filter(|_| self.is_kept) else { return };
+        let outputs = self.save_outputs(&keeping, &client, &session_id, &token, is_last);
+        let snapshot = self.save_snapshot(&place, &keeping, &client, &session_id, &token, is_last);
+        tokio::join!(outputs, snapshot);
+    }
+
+    /// Sends what the session made for its client. It is sent beside the snapshot, so that neither waits for the other.
+    async fn save_outputs(&self, keeping: &Keeping, client: &Client, session_id: &str, token: &Secret, is_last: bool) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
-            let saving =
-                Saving { files: &self, place: &place, client: &client, session_id: &session_id, token: &token };
-            let turn = keeping.turns.acquire().await.expect("the semaphore is never closed");
+            let turn = keeping.turn().await;
+            let sent = self.send_outputs(client, session_id, token).await;
+            drop(turn);
+            match sent {
+                Ok(()) => return,
+                Err(OutputsError::Api(error)) if error.is_transient() && !is_last => {
+                    tracing::debug!(session_id, %error, "outputs could not be sent and are tried again");
+                }
+                Err(OutputsError::Api(error)) if error.status() == Some(409) => {
+                    tracing::debug!(session_id, "outputs came too late");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(session_id, %error, "the session's outputs are not sent");
+                    return;
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn save_snapshot(
+        &self,
+        place: &Place,
+        keeping: &Keeping,
+        client: &Client,
+        session_id: &str,
+        token: &Secret,
+        is_last: bool,
+    ) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        loop {
+            let saving = Saving { files: self, place, client, session_id, token };
+            let turn = keeping.turn().await;
             let saved = saving.save(keeping.limits).await;
             drop(turn);
             match saved {
@@ -189,7 +268,7 @@ async fn make_anew(
     let Context { client, session_id, token, keeping, .. } = context;
     let mut kept = None;
     if let Some(hash) = &workspace.manifest {
-        let _turn = keeping.turns.acquire().await.expect("the semaphore is never closed");
+        let _turn = keeping.turn().await;
         let bytes = client.chunk(session_id, token, hash).await?;
         let manifest = Manifest::read(&bytes).map_err(|error| FilesError::Snapshot(error.to_string()))?;
         let scan = fetch(client, session_id, token, place, manifest).await?;

@@ -1,7 +1,7 @@
 //! The claim loop: asks the server for sessions that need a worker and serves several at a time.
 //!
 //! [`session`] serves one of them and [`call`] runs one tool call; [`lease`] beats meanwhile,
-//! [`network`] lets its tools reach what they may, and [`files`] keeps its files. [`pending`] decides
+//! [`network`] lets its tools reach what they may, [`files`] keeps its files, and [`exchange`] brings it what it is given and takes what it made. [`pending`] decides
 //! what is owed and [`sse`] reads the stream, both pure; [`client`] holds every request, [`wire`] its shapes.
 
 mod backoff;
@@ -9,6 +9,7 @@ mod call;
 mod chunks;
 mod client;
 mod connected;
+mod exchange;
 mod feed;
 mod files;
 mod lease;

@@ -65,6 +65,13 @@ pub(crate) struct EventPage {
     pub next_page: Option<String>,
 }
 
+/// The answer to the start of a call.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ToolStart {
+    /// Changes with what the session is given; none from a server that gives nothing yet.
+    pub resources_version: Option<u64>,
+}
+
 /// How the session's next sandbox is to be made.
 #[derive(Debug, Deserialize)]
 pub(crate) struct SandboxSettings {

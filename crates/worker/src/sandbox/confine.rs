@@ -2,7 +2,7 @@
 //!
 //! There are three roles. The *supervisor* may read `/proc`, write the workspace and start the other two.
 //! The *shell* may read and execute system paths and write the workspace. The *file helper* may touch the
-//! workspace and nothing else. Shell and helper each stand in a Landlock domain nested in the supervisor's, so
+//! workspace, read what the session was given, and nothing else. Shell and helper each stand in a Landlock domain nested in the supervisor's, so
 //! neither can signal or trace the supervisor, the worker or each other.
 //! What Landlock does not see is refused by [`super::seccomp`]. With namespaces, [`super::namespaces`] has hidden the
 //! host before any of this.
@@ -128,11 +128,12 @@ fn restrict_paths(role: Role, settings: &Settings) -> Result<u32, ConfineError> 
     let run = READ | AccessFs::Execute;
     rules = allow(rules, &settings.workspace, workspace_access(settings.confinement), true)?;
     if has_namespaces {
-        for folder in SESSION_FOLDERS {
-            let access = if folder.is_writable { workspace_access(settings.confinement) } else { READ };
-            rules = allow(rules, Path::new(folder.path), access, false)?;
+        for folder in SESSION_FOLDERS.iter().filter(|folder| folder.is_writable) {
+            rules = allow(rules, Path::new(folder.path), workspace_access(settings.confinement), false)?;
         }
     }
+    // No rule for a folder above it grants more.
+    rules = allow(rules, &settings.uploads, READ, true)?;
     if role != Role::Files {
         rules = if has_namespaces {
             // Nothing is there but what `super::root` put there.

@@ -1,4 +1,4 @@
-//! The process that runs the file tools, one call after the other, with the workspace as its only right.
+//! The process that runs the file tools, one call after the other, with the workspace, and what the session was given, as its only right.
 
 use std::io::{Read, Write};
 
@@ -14,6 +14,7 @@ pub(crate) fn main(settings: &Settings) -> i32 {
     let confined = confine::apply(Role::Files, settings).map_err(|error| error.to_string());
     let started = confined.and_then(|abi| {
         Workspace::at(&settings.workspace)
+            .and_then(|workspace| workspace.with_uploads(&settings.uploads))
             .map(|workspace| (abi, workspace))
             .map_err(|error| format!("workspace: {error}"))
     });

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! worker ── supervisor ─┬─ bash          (system paths, workspace)
-//!                       └─ file helper   (workspace only)
+//!                       └─ file helper   (workspace and uploads only)
 //! ```
 //!
 //! [`entry`] is where it begins, [`namespaces`] and [`confine`] what it may see and do, [`supervisor`] what runs it.
@@ -52,6 +52,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
+use crate::exchange::uploads::Uploads;
 use cgroup::Cgroups;
 use config::{Confinement, SandboxConfig};
 use protocol::{FrameReader, Reply, Request, Settings, ToolOutcome, encode};
@@ -106,6 +107,7 @@ impl Sandbox {
     /// Makes the session's workspace, if it has none yet, and a confined process tree on it.
     pub async fn start(config: &SandboxConfig, session_id: &str) -> Result<Self, SandboxError> {
         let workspace = prepare(config, session_id)?;
+        let uploads = prepare_uploads(config, session_id)?;
         let proxy = match config.confinement {
             Confinement::Namespaces => None,
             Confinement::Landlock | Confinement::Off => Some(listen().map_err(SandboxError::Proxy)?),
@@ -113,6 +115,7 @@ impl Sandbox {
         let proxy_port = proxy.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port());
         let settings = Settings {
             workspace,
+            uploads,
             confinement: config.confinement,
             readable_paths: config.readable_paths.clone(),
             proxy_port,
@@ -324,12 +327,20 @@ fn prepare(config: &SandboxConfig, session_id: &str) -> Result<PathBuf, SandboxE
         .map_err(|source| SandboxError::Workspace { path, source })
 }
 
-/// Removes a deleted session's workspace.
+/// The folder of what the session was given, which may be filled later.
+fn prepare_uploads(config: &SandboxConfig, session_id: &str) -> Result<PathBuf, SandboxError> {
+    let uploads = Uploads::of(&config.workspaces_dir, session_id)?;
+    let folder = uploads.folder().and_then(Path::canonicalize);
+    folder.map_err(|source| SandboxError::Workspace { path: config.workspaces_dir.clone(), source })
+}
+
+/// Removes a deleted session's workspace, and what else is here of it.
 pub async fn remove_workspace(config: &SandboxConfig, session_id: &str) -> Result<(), SandboxError> {
     let path = workspace_path(&config.workspaces_dir, session_id)?;
     let (folder, folders, session_id) = (path.clone(), config.workspaces_dir.clone(), session_id.to_owned());
     let removed = tokio::task::spawn_blocking(move || {
         remove_folder(&folder)?;
+        crate::exchange::uploads::forget(&folders, &session_id)?;
         crate::snapshot::place::forget(&folders, &session_id)
     });
     removed.await.map_err(std::io::Error::other).flatten().map_err(|source| SandboxError::Workspace { path, source })

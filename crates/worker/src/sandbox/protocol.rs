@@ -18,6 +18,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub(crate) struct Settings {
     /// The session's workspace: the only place that tools can write.
     pub workspace: PathBuf,
+    /// The files that the session was given, outside of the workspace: tools can read them.
+    pub uploads: PathBuf,
     pub confinement: Confinement,
     /// Read-only paths that the operator adds to the built-in list of system paths.
     pub readable_paths: Vec<PathBuf>,

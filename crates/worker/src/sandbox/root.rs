@@ -4,7 +4,8 @@
 //! | path | what it is |
 //! |---|---|
 //! | `/workspace` | the session's workspace |
-//! | `/tmp`, `/mnt/session` | folders of the workspace's own `.agent`, so that they follow the session and are counted |
+//! | `/tmp`, `/mnt/session/outputs` | folders of the workspace's own `.agent`, so that they follow the session and are counted |
+//! | `/mnt/session/uploads` | what the session was given, read-only, from outside of the workspace |
 //! | `/usr`, `/bin`, …, the operator's `readable_paths` | the host's, read-only |
 //! | `/etc` | the files of [`super::paths`], read-only |
 //! | `/dev` | five harmless devices |
@@ -54,7 +55,7 @@ pub(crate) fn enter(settings: Settings) -> Result<Settings, ConfineError> {
     // Nothing that is mounted here may show outside.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(failed("/"))?;
     let at = settings.workspace.clone();
-    let own = own_folders(&at)?;
+    let own = own_folders(&at, &settings.uploads)?;
     // The workspace's own place serves as mount point: of all paths, it is the one known to exist.
     mount("tmpfs", &at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, ROOT_OPTIONS).map_err(failed(&at))?;
     let root = Root { at };
@@ -74,24 +75,28 @@ pub(crate) fn enter(settings: Settings) -> Result<Settings, ConfineError> {
     root.devices()?;
     root.processes()?;
     root.become_root().map_err(failed("pivot_root"))?;
-    Ok(Settings { workspace: PathBuf::from(workspace::NAME), ..settings })
+    let (workspace, uploads) = (PathBuf::from(workspace::NAME), PathBuf::from(workspace::UPLOADS));
+    Ok(Settings { workspace, uploads, ..settings })
 }
 
 /// The session's folders as trees to be attached elsewhere. One that an earlier command made unusable is left out.
-fn own_folders(at: &Path) -> Result<Vec<(OwnedFd, PathBuf, u64)>, ConfineError> {
+fn own_folders(at: &Path, uploads: &Path) -> Result<Vec<(OwnedFd, PathBuf, u64)>, ConfineError> {
     let folders = Workspace::at(at).map_err(|error| ConfineError::Mount(at.to_owned(), error.to_string()))?;
     let workspace = folders.open(&Inside::default(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
     let workspace = workspace.map_err(|error| ConfineError::Mount(at.to_owned(), error.to_string()))?;
     let mut trees = vec![(tree_of(&workspace).map_err(failed(at))?, PathBuf::from(workspace::NAME), READ_WRITE)];
-    for folder in SESSION_FOLDERS {
+    for folder in SESSION_FOLDERS.iter().filter(|folder| folder.is_writable) {
         let Ok(path) = folders.ensure_folder(folder.inside) else { continue };
         let Ok(folder_file) = folders.open(&path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) else { continue };
-        let attributes = if folder.is_writable { READ_WRITE } else { READ_ONLY };
         let tree = || tree_of(&folder_file).map_err(failed(folder.path));
-        trees.push((tree()?, PathBuf::from(folder.path), attributes));
+        trees.push((tree()?, PathBuf::from(folder.path), READ_WRITE));
         // In its own place too: a mount point cannot be removed, so `git clean` leaves `/tmp` alone.
-        trees.push((tree()?, Path::new(workspace::NAME).join(path.as_path()), attributes));
+        trees.push((tree()?, Path::new(workspace::NAME).join(path.as_path()), READ_WRITE));
     }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let given = rustix::fs::open(uploads, flags, Mode::empty()).map_err(failed(workspace::UPLOADS))?;
+    let given = tree_of(&given).map_err(failed(workspace::UPLOADS))?;
+    trees.push((given, PathBuf::from(workspace::UPLOADS), READ_ONLY));
     Ok(trees)
 }
 

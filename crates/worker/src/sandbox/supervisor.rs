@@ -251,7 +251,10 @@ impl Supervisor {
         }
         self.has_told_paths = true;
         let real = self.settings.workspace.display();
-        let folders = SESSION_FOLDERS.map(|folder| format!("{} is {real}/{}", folder.path, folder.inside));
+        let folders = SESSION_FOLDERS.map(|folder| match folder.is_writable {
+            true => format!("{} is {real}/{}", folder.path, folder.inside),
+            false => format!("{} is {}", folder.path, self.settings.uploads.display()),
+        });
         let text = format!("in bash, unlike in the file tools, {NAME} is {real}, {}", folders.join(", "));
         self.notice.get_or_insert(text);
     }
@@ -423,7 +426,7 @@ fn names_path(command: &str, path: &str) -> bool {
 /// Makes the folders that the session's programs take for given, should a command have removed them. A link that one put
 /// in the way is an error of later commands, nothing more.
 fn ensure_folders(workspace: &Workspace) {
-    for folder in SESSION_FOLDERS {
+    for folder in SESSION_FOLDERS.iter().filter(|folder| folder.is_writable) {
         let _ = workspace.ensure_folder(folder.inside);
     }
 }

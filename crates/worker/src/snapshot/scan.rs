@@ -18,8 +18,6 @@ use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What the session's resources hold is not the session's to keep: they are mounted anew.
-const LEFT_OUT: &[u8] = b".agent/session/uploads";
 /// The kernel's clock for files is behind by as much as one tick.
 const CLOCK_TICK_NS: i64 = 10_000_000;
 /// More is read again with everything else once so many bytes of the chunks are of no use.
@@ -45,7 +43,7 @@ pub(crate) struct Scan {
 
 /// What changes with every change of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
+pub(crate) struct Seen {
     inode: u64,
     size: u64,
     modified_ns: i64,
@@ -94,7 +92,7 @@ fn scan_once(root: &Path, before: Option<&Scan>, limits: ScanLimits, sink: &mut 
     let manifest = Manifest { format: MANIFEST_FORMAT, chunks: Vec::new(), entries: Vec::new(), skipped: 0 };
     let mut scanner = Scanner {
         device: fstat(&folder)?.st_dev,
-        began_ns: now_ns().saturating_sub(CLOCK_TICK_NS),
+        began_ns: now_ns(),
         limits,
         sink,
         before: before.map(Before::of),
@@ -111,11 +109,11 @@ fn scan_once(root: &Path, before: Option<&Scan>, limits: ScanLimits, sink: &mut 
     Ok(scanner.scan)
 }
 
-/// The clock by which the kernel stamps files, a tick ahead of it.
+/// What the kernel stamped earlier than this, it cannot stamp so again.
 #[expect(clippy::disallowed_methods, reason = "compared with the kernel's own stamps, which no port can give")]
-fn now_ns() -> i64 {
+pub(crate) fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX).saturating_sub(CLOCK_TICK_NS)
 }
 
 /// The scan before, by path.
@@ -197,9 +195,7 @@ impl Scanner<'_> {
                 path.push(b'/');
             }
             path.extend_from_slice(name.to_bytes());
-            if path != LEFT_OUT {
-                self.entry(folder, &name, path, depth)?;
-            }
+            self.entry(folder, &name, path, depth)?;
             path.truncate(length);
         }
         Ok(())
@@ -286,7 +282,7 @@ impl Scanner<'_> {
         drop(opened.shut);
         let after = Seen::of(&fstat(&opened.file)?);
         let is_still = Seen { changed_ns: 0, ..after } == Seen { changed_ns: 0, ..Seen::of(&stat) };
-        self.scan.seen[index] = Some(after).filter(|_| is_still && after.changed_ns < self.began_ns);
+        self.scan.seen[index] = Some(after).filter(|_| is_still && after.is_older_than(self.began_ns));
         if let Kind::File { content: place, .. } = &mut self.scan.manifest.entries[index].kind {
             *place = content;
         }
@@ -459,13 +455,18 @@ impl Scan {
 }
 
 impl Seen {
-    fn of(stat: &Stat) -> Self {
+    pub(crate) fn of(stat: &Stat) -> Self {
         Self {
             inode: stat.st_ino,
             size: size(stat),
             modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
             changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
         }
+    }
+
+    /// Whether it last changed before that moment.
+    pub(crate) fn is_older_than(self, moment_ns: i64) -> bool {
+        self.changed_ns < moment_ns
     }
 
     fn at(root: &Path, entry: &Entry) -> Option<Self> {
@@ -479,12 +480,12 @@ impl Seen {
 }
 
 /// A file, and what gives it back the mode that it had.
-struct Opened {
-    file: OwnedFd,
-    shut: Option<Shut>,
+pub(crate) struct Opened {
+    pub file: OwnedFd,
+    pub shut: Option<Shut>,
 }
 
-struct Shut {
+pub(crate) struct Shut {
     file: OwnedFd,
     mode: Mode,
 }
@@ -497,7 +498,7 @@ impl Drop for Shut {
 }
 
 /// Opens what has this name, following no link; `needed` are the rights that a command may have taken away.
-fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags, needed: u32) -> Result<Opened, Errno> {
+pub(crate) fn open(parent: BorrowedFd<'_>, name: &CStr, flags: OFlags, needed: u32) -> Result<Opened, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let stat = fstat(&found)?;

@@ -53,7 +53,7 @@ pub(crate) fn glob(workspace: &Workspace, input: serde_json::Value) -> Result<To
         .map_err(|error| ToolError::new("glob", format!("invalid pattern: {}", error.kind())))?
         .compile_matcher();
     let start = input.start("glob", workspace)?;
-    let root = workspace.real_path().join(start.as_path());
+    let root = workspace.real(&start);
     let mut found: Vec<(SystemTime, String)> = Vec::new();
     for entry in walk(&root, &[SERVICE_DIR]) {
         let Ok(below) = entry.path().strip_prefix(&root) else { continue };
@@ -84,7 +84,7 @@ pub(crate) fn grep(workspace: &Workspace, input: serde_json::Value) -> Result<To
     let mut search =
         Search { pattern, deadline: Instant::now() + Duration::from_secs(GREP_SECONDS_MAX), output: String::new() };
     let end = if is_dir {
-        let root = workspace.real_path().join(start.as_path());
+        let root = workspace.real(&start);
         walk(&root, &[".git", "node_modules", SERVICE_DIR]).filter(|entry| entry.file_type().is_file()).find_map(
             |entry| {
                 let below = entry.path().strip_prefix(&root).ok()?;

@@ -1,10 +1,10 @@
-//! The session's folder as the file tools see it: `/workspace` and everything below, the folders that it holds under
-//! other names ([`SESSION_FOLDERS`]), and nothing else.
+//! The session's folder as the file tools see it: `/workspace` and everything below, the folders that have names of
+//! their own ([`SESSION_FOLDERS`]), and nothing else.
 //!
 //! [`Workspace::resolve`] follows every symbolic link itself and refuses what leads out; what it returns holds no
 //! link, and [`Workspace::open`] tells the kernel to follow none (`openat2`, `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS`), so a link that is swapped in between is an error, not an escape.
-//! Behind it stands the file helper's Landlock domain, which knows the workspace alone.
+//! Behind it stands the file helper's Landlock domain, which knows the workspace and, to read, what the session was given.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -20,21 +20,28 @@ pub(crate) const NAME: &str = "/workspace";
 /// The service's own folder inside the workspace: temporary files and outputs too long for an answer.
 pub(crate) const SERVICE_DIR: &str = ".agent";
 
-/// A folder that the model knows under a path of its own and that lies inside the workspace.
+/// Where the model finds what the session was given.
+pub(crate) const UPLOADS: &str = "/mnt/session/uploads";
+
+/// A folder that the model knows under a path of its own.
 #[derive(Debug)]
 pub(crate) struct SessionFolder {
     pub path: &'static str,
+    /// What it is called among the paths below the workspace.
     pub inside: &'static str,
     pub is_writable: bool,
 }
 
-/// Kept in the workspace, so that they follow the session and count with it. With namespaces they are mounted at
-/// their paths; the file tools know the paths at every level.
+/// Those that tools can write lie in the workspace, so that they follow the session and count with it. What the session
+/// was given lies outside, where tools can only read, whatever they can do to the workspace; it merely has a name
+/// inside. With namespaces all are mounted at their paths; the file tools know the paths at every level.
 pub(crate) const SESSION_FOLDERS: [SessionFolder; 3] = [
     SessionFolder { path: "/tmp", inside: ".agent/tmp", is_writable: true },
     SessionFolder { path: "/mnt/session/outputs", inside: ".agent/session/outputs", is_writable: true },
-    SessionFolder { path: "/mnt/session/uploads", inside: ".agent/session/uploads", is_writable: false },
+    SessionFolder { path: UPLOADS, inside: UPLOADS_INSIDE, is_writable: false },
 ];
+
+const UPLOADS_INSIDE: &str = ".agent/session/uploads";
 
 const SYMLINK_HOPS_MAX: usize = 40;
 const RACE_RETRIES: usize = 64;
@@ -131,6 +138,11 @@ impl Inside {
         Self(self.0.join(below))
     }
 
+    /// The path below the folder of what the session was given, if it lies there.
+    fn below_uploads(&self) -> Option<&Path> {
+        self.0.strip_prefix(UPLOADS_INSIDE).ok()
+    }
+
     /// The path in the form that `openat2` takes.
     fn relative(&self) -> &OsStr {
         if self.0.as_os_str().is_empty() { OsStr::new(".") } else { self.0.as_os_str() }
@@ -172,13 +184,19 @@ fn quoted(bytes: &[u8]) -> String {
 pub(crate) struct Workspace {
     root: OwnedFd,
     real_path: PathBuf,
+    /// What the session was given, which the file tools alone look at.
+    uploads: Option<(OwnedFd, PathBuf)>,
 }
 
 impl Workspace {
     /// Opens the workspace at `real_path`, which holds no symbolic link.
     pub(crate) fn at(real_path: &Path) -> Result<Self, PathError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { root: rustix::fs::open(real_path, flags, Mode::empty())?, real_path: real_path.to_owned() })
+        Ok(Self { root: open_folder(real_path)?, real_path: real_path.to_owned(), uploads: None })
+    }
+
+    /// The same with the folder of what the session was given.
+    pub(crate) fn with_uploads(self, real_path: &Path) -> Result<Self, PathError> {
+        Ok(Self { uploads: Some((open_folder(real_path)?, real_path.to_owned())), ..self })
     }
 
     /// The workspace itself, opened as a path.
@@ -186,9 +204,12 @@ impl Workspace {
         self.root.as_fd()
     }
 
-    /// Where the workspace lies on this host; for walking, never for the model.
-    pub(crate) fn real_path(&self) -> &Path {
-        &self.real_path
+    /// Where a path lies on this host; for walking, never for the model.
+    pub(crate) fn real(&self, path: &Inside) -> PathBuf {
+        match (path.below_uploads(), &self.uploads) {
+            (Some(below), Some((_, uploads))) => uploads.join(below),
+            _ => self.real_path.join(&path.0),
+        }
     }
 
     /// Turns what the model wrote into a path inside, following links; the last parts need not exist.
@@ -247,6 +268,9 @@ impl Workspace {
         if let Ok(below) = path.strip_prefix(NAME).or_else(|_| path.strip_prefix(&self.real_path)) {
             return Ok(below.to_owned());
         }
+        if let Some(below) = self.uploads.as_ref().and_then(|(_, real_path)| path.strip_prefix(real_path).ok()) {
+            return Ok(Path::new(UPLOADS_INSIDE).join(below));
+        }
         SESSION_FOLDERS
             .iter()
             .find_map(|folder| Some(Path::new(folder.inside).join(path.strip_prefix(folder.path).ok()?)))
@@ -271,9 +295,21 @@ impl Workspace {
     pub(crate) fn open(&self, path: &Inside, flags: OFlags, mode: Mode) -> Result<OwnedFd, PathError> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::CLOEXEC;
+        let below;
+        let (root, relative) = match (path.below_uploads(), &self.uploads) {
+            // The kernel says so too; this wall stands where nothing is confined.
+            (Some(_), _) if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC) => {
+                return Err(PathError::System(Errno::ROFS));
+            }
+            (Some(inside), Some((uploads, _))) => {
+                below = Inside(inside.to_owned());
+                (uploads, below.relative())
+            }
+            _ => (&self.root, path.relative()),
+        };
         let mut attempts = 0;
         loop {
-            match rustix::fs::openat2(&self.root, path.relative(), flags, mode, resolve) {
+            match rustix::fs::openat2(root, relative, flags, mode, resolve) {
                 // The kernel could not tell whether a rename elsewhere moved the path out.
                 Err(Errno::AGAIN) if attempts < RACE_RETRIES => attempts += 1,
                 result => return result.map_err(PathError::from),
@@ -286,6 +322,9 @@ impl Workspace {
         let Some(parents) = path.0.parent() else {
             return Ok(());
         };
+        if path.below_uploads().is_some() {
+            return Err(PathError::System(Errno::ROFS));
+        }
         let mut above = Inside(PathBuf::new());
         for name in parents.components() {
             let folder = self.open(&above, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
@@ -321,6 +360,11 @@ impl Workspace {
         let stat = rustix::fs::statat(&file, "", AtFlags::EMPTY_PATH)?;
         Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
     }
+}
+
+fn open_folder(real_path: &Path) -> Result<OwnedFd, PathError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(real_path, flags, Mode::empty())?)
 }
 
 #[cfg(test)]
@@ -395,6 +439,35 @@ mod tests {
             (colon.display().as_str(), colon.display_before(':').as_str()),
             ("/workspace/a:1:b", "$'/workspace/a:1:b'")
         );
+    }
+
+    #[test]
+    fn what_was_given_lies_elsewhere_and_is_only_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().canonicalize().unwrap();
+        let (root, uploads) = (place.join("ws"), place.join("uploads"));
+        std::fs::create_dir_all(root.join(UPLOADS_INSIDE)).unwrap();
+        std::fs::create_dir_all(uploads.join("in")).unwrap();
+        std::fs::write(uploads.join("in/data"), "given").unwrap();
+        // What a command puts in the place that its name tells of.
+        std::fs::write(root.join(UPLOADS_INSIDE).join("data"), "forged").unwrap();
+        let workspace = Workspace::at(&root).unwrap().with_uploads(&uploads).unwrap();
+        let real = uploads.join("in/data").to_str().unwrap().to_owned();
+        for requested in ["/mnt/session/uploads/in/data", &real, ".agent/session/uploads/in/data"] {
+            let path = workspace.resolve(requested).unwrap();
+            assert_eq!(path.display(), "/mnt/session/uploads/in/data");
+            assert_eq!(workspace.real(&path), uploads.join("in/data"));
+            assert!(workspace.open(&path, OFlags::RDONLY, Mode::empty()).is_ok());
+            for flags in [OFlags::WRONLY, OFlags::RDWR, OFlags::WRONLY | OFlags::CREATE, OFlags::TRUNC] {
+                let opened = workspace.open(&path, flags, Mode::RUSR);
+                assert_eq!(opened.unwrap_err(), PathError::System(Errno::ROFS));
+            }
+        }
+        let forged = workspace.resolve("/mnt/session/uploads/data").unwrap();
+        let opened = workspace.open(&forged, OFlags::RDONLY, Mode::empty());
+        assert_eq!(opened.unwrap_err(), PathError::System(Errno::NOENT));
+        assert_eq!(workspace.create_parents(&forged.join("a".as_ref())), Err(PathError::System(Errno::ROFS)));
+        assert!(workspace.is_dir(&workspace.resolve("/mnt/session/uploads").unwrap()).unwrap());
     }
 
     #[test]

@@ -12,6 +12,7 @@ at_every_level!(
     edit_replaces_what_it_was_told_to,
     glob_lists_newest_first,
     grep_finds_lines,
+    what_was_given_is_read_and_never_written,
 );
 
 fn path(file_path: &str) -> Value {
@@ -144,4 +145,31 @@ async fn grep_finds_lines(place: Place) {
     assert_eq!(tools.ok("grep", json!({"pattern": "n", "path": "long"})).await, "no matches");
     let text = tools.ok("grep", json!({"pattern": "[0-9]", "path": "numbers"})).await;
     assert!(text.contains("output truncated at 102400 bytes"), "{}", &text[text.len() - 200..]);
+}
+
+async fn what_was_given_is_read_and_never_written(place: Place) {
+    let mut tools = place.sandbox().await;
+    // As a worker does while the sandbox runs.
+    let folder = place.config.workspaces_dir.join(".uploads").join(crate::support::SESSION);
+    std::fs::create_dir(folder.join("in")).unwrap();
+    std::fs::write(folder.join("in/data.csv"), "a,b\n").unwrap();
+    let given = place.uploads(crate::support::SESSION);
+    assert_eq!(tools.bash(&format!("cat {}/in/data.csv", given.display())).await, "a,b");
+    assert_eq!(tools.ok("read", path("/mnt/session/uploads/in/data.csv")).await, "a,b\n");
+    let found = tools.ok("glob", json!({"pattern": "**/*.csv", "path": "/mnt/session/uploads"})).await;
+    assert_eq!(found, "/mnt/session/uploads/in/data.csv");
+    let found = tools.ok("grep", json!({"pattern": "a", "path": "/mnt/session/uploads"})).await;
+    assert_eq!(found, "/mnt/session/uploads/in/data.csv:1:a,b");
+    let real = folder.canonicalize().unwrap().join("in/data.csv");
+    if !place.has_namespaces() {
+        assert_eq!(tools.ok("read", path(real.to_str().unwrap())).await, "a,b\n");
+        let told = tools.bash_error("ls /mnt/session/uploads").await;
+        let folder = folder.canonicalize().unwrap();
+        assert!(told.contains(&format!("/mnt/session/uploads is {}", folder.display())), "{told}");
+    }
+    for input in [json!({"file_path": "/mnt/session/uploads/new", "content": "x"})] {
+        assert!(tools.error("write", input).await.ends_with("permission denied"));
+    }
+    tools.bash_error(&format!("echo x >{}/new", given.display())).await;
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
 }

@@ -174,6 +174,112 @@ async fn a_call_overtakes_a_snapshot_that_cannot_be_sent() {
     running.finish().await.unwrap();
 }
 
+/// A call of the tool `read` on a file that the session was given.
+fn reads(id: &str, name: &str) -> Value {
+    tool_use(id, "read", json!({"file_path": format!("/mnt/session/uploads/{name}")}), "allow")
+}
+
+#[tokio::test]
+async fn what_a_session_is_given_is_there_before_a_call_looks() {
+    let running = start().await;
+    let server = &running.server;
+    let (data, more) = (("/mnt/session/uploads/in/data", "one"), ("/mnt/session/uploads/more", "two"));
+    server.with(|seen| seen.mounts = (1, vec![data]));
+    server.fail("mounts", 503, 1);
+    server.fail("content", 503, 1);
+    server.emit(reads("a", "in/data"));
+    server.queue("work_1");
+    assert_eq!(text(&running.results(1).await[0]), ("a", "one", false));
+    server.with(|seen| {
+        let at = |start: &str| seen.requests.iter().rposition(|(request, _)| request.starts_with(start)).unwrap();
+        assert!(at("content") < at("start"), "the session begins with what it is given");
+        assert!(seen.requests[at("content")].1 == TOKEN);
+    });
+    let fetched = server.with(|seen| seen.count("content"));
+
+    // Added and removed while the session goes on: the next call finds it so, once it can be had.
+    server.with(|seen| seen.mounts = (2, vec![data, more]));
+    server.fail("content", 503, 2);
+    server.emit(reads("b", "more"));
+    assert_eq!(text(&running.results(2).await[1]), ("b", "two", false));
+    assert_eq!(server.with(|seen| seen.count("content")), fetched + 3, "what is there is not fetched again");
+    server.with(|seen| seen.mounts = (3, vec![more]));
+    server.emit(reads("c", "in/data"));
+    let third = &running.results(3).await[2];
+    assert_eq!(text(third), ("c", "read: /mnt/session/uploads/in/data: no such file or directory", true));
+    let lists = server.with(|seen| seen.count("mounts"));
+    server.emit(reads("d", "more"));
+    assert_eq!(text(&running.results(4).await[3]), ("d", "two", false));
+    assert_eq!(server.with(|seen| seen.count("mounts")), lists, "nothing has changed, so nothing is asked");
+    running.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_its_files_can_be_interrupted() {
+    let running = start().await;
+    let server = &running.server;
+    server.call("a", "echo ready");
+    server.queue("work_1");
+    running.results(1).await;
+    server.with(|seen| seen.mounts = (1, vec![("/mnt/session/uploads/data", "one")]));
+    server.fail("content", 503, usize::MAX);
+    server.emit(reads("b", "data"));
+    server.until("an attempt", |seen| seen.count("content") > 0).await;
+    server.emit(json!({"type": "user.interrupt", "id": "i"}));
+    server.emit(json!({"type": "agent.tool_result", "id": "r", "tool_use_id": "b", "content": []}));
+    server.mend("content");
+    server.call("c", "echo c");
+    assert_eq!(text(&running.results(2).await[1]), ("c", "c", false));
+    running.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_session_makes_is_sent_once() {
+    let running = start().await;
+    let server = &running.server;
+    server.with(|seen| {
+        seen.keeps = true;
+        seen.outputs.insert("known".to_owned(), "as before\n".to_owned());
+    });
+    server.fail("output", 503, 1);
+    server.call("a", "cd .agent/session/outputs && mkdir deep && echo one >deep/report && echo as before >known");
+    server.queue("work_1");
+    server.until("an output", |seen| seen.outputs.get("deep/report").is_some_and(|content| content == "one\n")).await;
+    server.call("b", "echo two >deep/report; ln -s report deep/link");
+    server.until("a change", |seen| seen.outputs["deep/report"] == "two\n").await;
+    server.call("c", "rm deep/report; echo late >late");
+    server.until("another", |seen| seen.outputs.contains_key("late")).await;
+    let server = running.server.clone();
+    running.finish().await.unwrap();
+    server.with(|seen| {
+        let sent: Vec<&str> = seen.outputs.keys().map(String::as_str).collect();
+        assert_eq!(sent, ["deep/report", "known", "late"], "what was removed here stays where it was sent");
+        let sent =
+            |path: &str| seen.requests.iter().filter(|(it, _)| it.starts_with(&format!("output?path={path}"))).count();
+        assert_eq!(sent("deep%2Freport"), 3, "one of them failed: {:#?}", seen.requests);
+        assert_eq!(sent("known"), 0, "another worker has sent it");
+        assert_eq!(seen.count("outputs"), 1);
+    });
+}
+
+#[tokio::test]
+async fn what_was_made_is_sent_before_the_session_is_given_back() {
+    let running = start().await;
+    let server = &running.server;
+    server.with(|seen| seen.keeps = true);
+    server.call("a", "(sleep 0.3; echo background >.agent/session/outputs/b; echo >>done) & echo a");
+    server.queue("work_1");
+    running.results(1).await;
+    assert_eq!(running.file("done").await, "");
+    let server = running.server.clone();
+    running.finish().await.unwrap();
+    server.with(|seen| {
+        assert_eq!(seen.outputs["b"], "background\n");
+        let at = |start: &str| seen.requests.iter().rposition(|(request, _)| request.starts_with(start)).unwrap();
+        assert!(at("output?") < at("stop"));
+    });
+}
+
 #[tokio::test]
 async fn a_held_call_waits_for_its_confirmation_and_a_denied_one_never_runs() {
     let running = start().await;

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use session::manifest::ContentHash;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +37,10 @@ pub(crate) struct Seen {
     pub deleted: Vec<&'static str>,
     /// Whether the server keeps snapshots.
     pub keeps: bool,
+    /// The version of what the session is given, and of each file its path and content.
+    pub mounts: (u64, Vec<(&'static str, &'static str)>),
+    /// The outputs that were taken, by path.
+    pub outputs: BTreeMap<String, String>,
     items: VecDeque<Value>,
     log: Vec<Value>,
     streams: Vec<mpsc::UnboundedSender<Bytes>>,
@@ -162,6 +167,10 @@ pub(crate) fn tool_use(id: &str, name: &str, input: Value, permission: &str) -> 
            "evaluated_permission": permission, "processed_at": "2026-01-01T00:00:00Z"})
 }
 
+fn hash(content: &str) -> String {
+    ContentHash::of(content.as_bytes()).as_str().to_owned()
+}
+
 fn route(method: &str, path: &str) -> &'static str {
     match (method, path.split('/').skip(2).collect::<Vec<_>>().as_slice()) {
         ("GET", ["environments", "env_pool", "work", "poll"]) => "poll",
@@ -178,6 +187,10 @@ fn route(method: &str, path: &str) -> &'static str {
         ("POST", ["internal", "sessions", SESSION, "workspace"]) => "save",
         ("POST", ["internal", "sessions", SESSION, "chunks", "missing"]) => "missing",
         ("PUT", ["internal", "sessions", SESSION, "chunks", _]) => "chunk",
+        ("GET", ["internal", "sessions", SESSION, "resources"]) => "mounts",
+        ("GET", ["internal", "sessions", SESSION, "resources", _]) => "content",
+        ("GET", ["internal", "sessions", SESSION, "outputs"]) => "outputs",
+        ("PUT", ["internal", "sessions", SESSION, "outputs"]) => "output",
         ("POST", ["internal", "sessions", SESSION, "refusals"]) => "refusals",
         ("POST", ["internal", "workspaces", "ended"]) => "ended",
         _ => panic!("no such route: {method} {path}"),
@@ -188,7 +201,11 @@ async fn handle(State(server): State<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let name = route(parts.method.as_str(), parts.uri.path());
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let body: Value = match name {
+        "output" => String::from_utf8(body.to_vec()).unwrap().into(),
+        "content" => parts.uri.path().rsplit('/').next().into(),
+        _ => serde_json::from_slice(&body).unwrap_or(Value::Null),
+    };
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let answer = server.with(|seen| {
@@ -215,6 +232,7 @@ async fn handle(State(server): State<Server>, request: Request) -> Response {
     match answer {
         Err(status) => status.into_response(),
         Ok(Answer::Json(value)) => axum::Json(value).into_response(),
+        Ok(Answer::Text(text)) => text.into_response(),
         Ok(Answer::Stream(receiver)) => {
             let stream = futures::stream::unfold(receiver, |mut receiver| async move {
                 receiver.recv().await.map(|frame| (Ok::<_, std::io::Error>(frame), receiver))
@@ -226,6 +244,7 @@ async fn handle(State(server): State<Server>, request: Request) -> Response {
 
 enum Answer {
     Json(Value),
+    Text(&'static str),
     Stream(mpsc::UnboundedReceiver<Bytes>),
 }
 
@@ -253,6 +272,30 @@ fn answer(seen: &mut Seen, name: &str, query: &str, body: Value) -> Answer {
         }
         "missing" => json!({"data": body["hashes"]}),
         "chunk" | "save" => json!({}),
+        "mounts" => {
+            let data = seen
+                .mounts
+                .1
+                .iter()
+                .map(|(path, content)| json!({"mount_path": path, "hash": hash(content), "bytes": content.len()}));
+            json!({"version": seen.mounts.0, "data": data.collect::<Vec<_>>()})
+        }
+        "content" => {
+            let named = |content: &&str| body == hash(content).as_str();
+            return Answer::Text(seen.mounts.1.iter().map(|(_, content)| *content).find(named).unwrap());
+        }
+        "outputs" => {
+            let data: BTreeMap<&String, String> =
+                seen.outputs.iter().map(|(path, content)| (path, hash(content))).collect();
+            json!({"is_kept": seen.keeps, "data": data})
+        }
+        "output" => {
+            let content = body.as_str().unwrap();
+            let path = query.split(['=', '&']).nth(1).unwrap().replace("%2F", "/");
+            assert!(query.ends_with(&hash(content)), "{query}");
+            seen.outputs.insert(path, content.to_owned());
+            json!({})
+        }
         "refusals" => json!({"type": "refusals"}),
         "stop" => {
             seen.stops.push(body);
@@ -276,7 +319,7 @@ fn answer(seen: &mut Seen, name: &str, query: &str, body: Value) -> Answer {
         "start" => {
             seen.starts.push(body["tool_use_id"].as_str().unwrap().to_owned());
             seen.tips.extend(body["tip"].as_str().map(str::to_owned));
-            json!({})
+            json!({"resources_version": seen.mounts.0})
         }
         "result" => {
             let event = body["events"][0].clone();

@@ -90,6 +90,14 @@ impl Place {
         self.config.workspaces_dir.join(SESSION)
     }
 
+    /// Where tools of this session would find what a session was given.
+    pub(crate) fn uploads(&self, session_id: &str) -> PathBuf {
+        if self.has_namespaces() && session_id == SESSION {
+            return PathBuf::from("/mnt/session/uploads");
+        }
+        self.config.workspaces_dir.join(".uploads").join(session_id)
+    }
+
     pub(crate) async fn sandbox(&self) -> Tools {
         Tools(Sandbox::start(&self.config, SESSION).await.unwrap())
     }

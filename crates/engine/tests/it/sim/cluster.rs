@@ -164,6 +164,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
         definitions: store.clone(),
         idempotency: store,
         files: Arc::clone(&shared.store) as _,
+        resources: Arc::clone(&shared.store) as _,
         bell: Arc::new(FaultyBell::new(&shared.lines, Arc::clone(&process))),
         blobs: None,
         chunks: Arc::clone(&shared.store) as _,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::labels::{OTHER, RouteLabels};
 use super::{Metrics, REFUSAL_REASONS};
-use crate::http::{ErrorClass, FinishedRequest, HttpObserver, Restored, Saved};
+use crate::http::{ErrorClass, FinishedRequest, HttpObserver, OutputPut, Restored, Saved};
 
 impl HttpObserver for Metrics {
     fn request_finished(&self, request: &FinishedRequest<'_>) {
@@ -54,6 +54,15 @@ impl HttpObserver for Metrics {
             Restored::Lost => "lost",
         };
         self.restores.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    fn output_put(&self, put: OutputPut) {
+        let outcome = match put {
+            OutputPut::Stored => "stored",
+            OutputPut::Unchanged => "unchanged",
+            OutputPut::Refused => "refused",
+        };
+        self.outputs.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     fn stream_opened(&self) {

@@ -13,8 +13,8 @@ use engine::memory::LocalBell;
 use engine::port::definitions::EnvironmentKey;
 use engine::port::model::{Message, Model, ModelAnswer, ModelError, ModelRequest, PreviewSink, UserBlock};
 use engine::port::{
-    Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, PreviewDelta, Track,
-    WorkQueue,
+    Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, PreviewDelta,
+    Resources, Track, WorkQueue,
 };
 use engine::{Replica, ReplicaConfig, Sessions, World};
 use http_body_util::BodyExt;
@@ -338,7 +338,7 @@ pub(super) fn types(events: &[Value]) -> Vec<&str> {
 /// The world of a server on this store.
 fn world_of<S>(store: Arc<S>, blobs: Option<Arc<dyn Blobs>>, clock: Arc<dyn Clock>) -> World
 where
-    S: EventLog + Leases + WorkQueue + Definitions + Idempotency + Files + Chunks,
+    S: EventLog + Leases + WorkQueue + Definitions + Idempotency + Files + Chunks + Resources,
 {
     World {
         log: store.clone(),
@@ -347,6 +347,7 @@ where
         definitions: store.clone(),
         idempotency: store.clone(),
         files: store.clone(),
+        resources: store.clone(),
         bell: Arc::new(LocalBell::new()),
         blobs,
         chunks: store,

@@ -30,7 +30,7 @@ async fn post(api: &Api, key: &str, parts: &[Vec<u8>]) -> Answer {
     Answer::of(api.send(request.body(Body::from(body)).unwrap()).await).await
 }
 
-async fn upload(api: &Api, filename: &str, content: &[u8]) -> Value {
+pub(super) async fn upload(api: &Api, filename: &str, content: &[u8]) -> Value {
     post(api, API_KEY, &[file_part(filename, content)]).await.ok()
 }
 

@@ -5,6 +5,7 @@ use axum::http::{Method, Request, StatusCode};
 use serde_json::Value;
 
 use super::api::{API_KEY, Answer, Api};
+use super::files::upload;
 
 #[tokio::test]
 async fn every_operation_that_is_described_exists() {
@@ -40,6 +41,10 @@ async fn answers_have_what_is_described_as_required() {
     required("Environment", &api.get("/v1/environments").await.ok()["data"][0]);
     required("Session", &api.get(&format!("/v1/sessions/{session}")).await.ok());
     required("Thread", &api.get(&format!("/v1/sessions/{session}/threads")).await.ok()["data"][0]);
+    let file = upload(&api, "a.csv", b"a").await;
+    required("File", &file);
+    let asked = serde_json::json!({"type": "file", "file_id": file["id"]});
+    required("FileResource", &api.post(&format!("/v1/sessions/{session}/resources"), asked).await.ok());
     required("ModelInfo", &api.get("/v1/models/demo").await.ok());
 }
 

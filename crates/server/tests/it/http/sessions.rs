@@ -111,7 +111,8 @@ async fn what_no_session_can_have_is_refused_by_name() {
     for (field, value) in [
         ("budget", json!({"type": "limit", "max_list_cost": {"amount": "1", "currency": "USD"}})),
         ("vault_ids", json!(["vlt_1"])),
-        ("resources", json!([{"type": "file", "file_id": "file_1"}])),
+        ("resources", json!([{"type": "github_repository", "url": "https://github.com/a/b"}])),
+        ("resources", json!([{"type": "memory_store", "memory_store_id": "memstore_1"}])),
         ("model", json!("demo")),
     ] {
         let mut body = json!({"agent": agent, "environment_id": environment});

@@ -152,7 +152,7 @@ async fn our_own_worker_serves_cloud_sessions() {
     let (_, token) = rig.hold().await;
     let starts = format!("/v1/internal/sessions/{}/tool_starts", rig.session);
     let started = rig.api.call_as(&token, Method::POST, &starts, Some(&json!({"tool_use_id": rig.tool_use}))).await;
-    assert_eq!(started.ok(), json!({"type": "tool_start", "tool_use_id": rig.tool_use}));
+    assert_eq!(started.ok(), json!({"type": "tool_start", "tool_use_id": rig.tool_use, "resources_version": 0}));
 
     let confirm = json!({"type": "user.tool_confirmation", "tool_use_id": rig.tool_use, "result": "allow"});
     let confirm = rig.api.call_as(&token, Method::POST, &rig.events(), Some(&json!({"events": [confirm]}))).await;

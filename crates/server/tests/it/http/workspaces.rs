@@ -15,14 +15,14 @@ use super::work::Rig;
 const TIP: &str = "sevt_0123456789";
 
 /// A worker that holds the item of a session whose model has called tools.
-struct Worker {
-    rig: Rig,
+pub(super) struct Worker {
+    pub(super) rig: Rig,
     item: String,
     token: String,
 }
 
 impl Worker {
-    async fn start(message: &str) -> Self {
+    pub(super) async fn start(message: &str) -> Self {
         let api = Api::build(true, server::http::HttpLimits::default()).await;
         let agent = api.agent().await;
         let rig = Rig::with(api, &agent, "cloud", message).await;
@@ -30,19 +30,19 @@ impl Worker {
         Self { rig, item, token }
     }
 
-    fn path(&self, rest: &str) -> String {
+    pub(super) fn path(&self, rest: &str) -> String {
         format!("/v1/internal/sessions/{}/{rest}", self.rig.session)
     }
 
-    async fn get(&self, rest: &str) -> Answer {
+    pub(super) async fn get(&self, rest: &str) -> Answer {
         self.rig.api.call_as(&self.token, Method::GET, &self.path(rest), None).await
     }
 
-    async fn post(&self, rest: &str, body: Value) -> Answer {
+    pub(super) async fn post(&self, rest: &str, body: Value) -> Answer {
         self.rig.api.call_as(&self.token, Method::POST, &self.path(rest), Some(&body)).await
     }
 
-    async fn send(&self, method: Method, rest: &str, bytes: &[u8]) -> Answer {
+    pub(super) async fn send(&self, method: Method, rest: &str, bytes: &[u8]) -> Answer {
         let request = Request::builder().method(method).uri(self.path(rest));
         let request = request.header("authorization", format!("Bearer {}", self.token));
         Answer::of(self.rig.api.send(request.body(Body::from(bytes.to_vec())).unwrap()).await).await
@@ -53,7 +53,11 @@ impl Worker {
     }
 
     async fn chunk(&self, hash: &str) -> (StatusCode, Vec<u8>) {
-        let request = Request::builder().uri(self.path(&format!("chunks/{hash}")));
+        self.read(&format!("chunks/{hash}")).await
+    }
+
+    pub(super) async fn read(&self, rest: &str) -> (StatusCode, Vec<u8>) {
+        let request = Request::builder().uri(self.path(rest));
         let request = request.header("authorization", format!("Bearer {}", self.token));
         let response = self.rig.api.send(request.body(Body::empty()).unwrap()).await;
         (response.status(), response.into_body().collect().await.unwrap().to_bytes().to_vec())
@@ -67,7 +71,7 @@ impl Worker {
         self.post("chunks/missing", json!({"hashes": hashes})).await.ok()["data"].clone()
     }
 
-    async fn end_item(&self) {
+    pub(super) async fn end_item(&self) {
         let stop = self.rig.path(&format!("/{}/stop", self.item));
         self.rig.api.call_as(&self.token, Method::POST, &stop, Some(&json!({"force": true}))).await.ok();
     }

@@ -26,6 +26,9 @@ use super::BREACH;
 use crate::support::{Place, SECRET, SESSION, Tools};
 
 const BYSTANDER: &str = "sesn_other";
+/// What sessions are given lies here, beside their workspaces.
+const UPLOADS: &str = ".uploads";
+const GIVEN: &str = "given\n";
 /// Where a process outside would find a file that an attempt leaves behind in a shared folder.
 const SHARED_FOLDERS: &[&str] = &["/tmp", "/var/tmp", "/dev/shm", "/run", "/root", "/etc", "/usr/local/bin"];
 
@@ -89,12 +92,14 @@ impl Scene {
         rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
         let sockets = Sockets::open(&data, &token);
         let free_port = free_port();
+        give(&place.config.workspaces_dir, BYSTANDER, SECRET);
         let mut bystander = Tools(Sandbox::start(&place.config, BYSTANDER).await.unwrap());
         let started = format!("echo {SECRET} >secret; export BYSTANDER={token}; sleep 100000 & echo started");
         assert_eq!(bystander.bash(&started).await, "started");
         let bystander_pid = sleeping_with(&format!("BYSTANDER={token}")).await;
         let secret: [u8; SECRET.len()] = SECRET.as_bytes().try_into().unwrap();
         let memory = Box::new(secret.map(AtomicU8::new));
+        give(&place.config.workspaces_dir, SESSION, GIVEN);
         let mut tools = place.sandbox().await;
         let egress = Some(open(&mut tools));
         let tools = Some(tools);
@@ -129,6 +134,8 @@ impl Scene {
             ("data", data.display().to_string()),
             ("workspaces", self.place.config.workspaces_dir.display().to_string()),
             ("other", self.place.config.workspaces_dir.join(BYSTANDER).display().to_string()),
+            ("uploads", self.place.uploads(SESSION).display().to_string()),
+            ("other_uploads", self.place.uploads(BYSTANDER).display().to_string()),
             ("victim", self.victim.id().to_string()),
             ("worker", std::process::id().to_string()),
             ("supervisor", supervisor.to_string()),
@@ -180,6 +187,10 @@ impl Scene {
         if self.tools.is_some() {
             return None;
         }
+        if give(&self.place.config.workspaces_dir, SESSION, GIVEN) {
+            // They went with the workspace, as they should.
+            self.before = self.look();
+        }
         match Sandbox::start(&self.place.config, SESSION).await {
             Ok(sandbox) => {
                 self.hold(Tools(sandbox));
@@ -223,6 +234,7 @@ impl Scene {
         let mut outside = Outside::default();
         outside.folder(&self.place.data());
         outside.folder(&self.place.config.workspaces_dir.join(BYSTANDER));
+        outside.folder(&self.place.config.workspaces_dir.join(UPLOADS));
         outside.process("the victim", self.victim.id());
         outside.process("a process of another session", self.bystander_pid.unsigned_abs());
         outside.privileged_files(&self.place.workspace());
@@ -268,6 +280,18 @@ fn furnish(data: &Path) {
     // Not every file system has them; then there is nothing to steal.
     let _ =
         rustix::fs::setxattr(data.join("secret"), "user.secret", SECRET.as_bytes(), rustix::fs::XattrFlags::empty());
+}
+
+/// Gives a session a file, as a worker does, unless it has one; whether it did.
+fn give(workspaces: &Path, session_id: &str, content: &str) -> bool {
+    let folder = workspaces.join(UPLOADS).join(session_id);
+    if folder.join("in").exists() {
+        return false;
+    }
+    fs::create_dir_all(folder.join("in")).unwrap();
+    fs::write(folder.join("in/given"), content).unwrap();
+    fs::set_permissions(folder.join("in/given"), fs::Permissions::from_mode(0o444)).unwrap();
+    true
 }
 
 fn open(tools: &mut Tools) -> SessionEgress {
