@@ -187,7 +187,7 @@ impl SessionFiles {
                 Ok(()) => {}
                 // It changed while it was sent, and is looked at again; or the server does not want it.
                 Err(error) if matches!(error.status(), Some(400 | 413)) => {
-                    tracing::warn!(session_id, path, %error, "an output was refused");
+                    tracing::warn!(session_id, %error, "an output was refused");
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
