@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import httpx
 
 from deployment import Deployment, PoolWorker
+from loopback import LoopbackServer
 from service import Service
 
 # So long after the end of a fault something may still be on its way back.
@@ -222,17 +223,10 @@ class Faults:
         self.done["database connections cut"] += 1
 
     def _stop_redis(self) -> None:
-        self._deployment.redis.kill()
-        self.stopping.wait(self._random.uniform(0.5, 5.0))
-        self._deployment.redis.start()
-        self._broken_until = time.monotonic() + RECOVERY_SECONDS
-        self.done["Redis stopped"] += 1
+        self._stop(self._deployment.redis, "Redis")
 
     def _stall_redis(self) -> None:
-        self._deployment.redis.signal(signal.SIGSTOP)
-        self.stopping.wait(self._random.uniform(1.0, 5.0))
-        self._deployment.redis.signal(signal.SIGCONT)
-        self.done["Redis stalled"] += 1
+        self._stall(self._deployment.redis, "Redis")
 
     def _flush_redis(self) -> None:
         self._deployment.redis.ask("FLUSHALL")
@@ -241,17 +235,23 @@ class Faults:
         self.done["Redis flushed, its connections cut"] += 1
 
     def _stop_s3(self) -> None:
-        self._deployment.s3.kill()
-        self.stopping.wait(self._random.uniform(0.5, 5.0))
-        self._deployment.s3.start()
-        self._broken_until = time.monotonic() + RECOVERY_SECONDS
-        self.done["object store stopped"] += 1
+        self._stop(self._deployment.s3, "object store")
 
     def _stall_s3(self) -> None:
-        self._deployment.s3.signal(signal.SIGSTOP)
+        self._stall(self._deployment.s3, "object store")
+
+    def _stop(self, server: LoopbackServer, name: str) -> None:
+        server.kill()
+        self.stopping.wait(self._random.uniform(0.5, 5.0))
+        server.start()
+        self._broken_until = time.monotonic() + RECOVERY_SECONDS
+        self.done[f"{name} stopped"] += 1
+
+    def _stall(self, server: LoopbackServer, name: str) -> None:
+        server.signal(signal.SIGSTOP)
         self.stopping.wait(self._random.uniform(1.0, 5.0))
-        self._deployment.s3.signal(signal.SIGCONT)
-        self.done["object store stalled"] += 1
+        server.signal(signal.SIGCONT)
+        self.done[f"{name} stalled"] += 1
 
     def _spoil_provider(self) -> None:
         script = self._random.choices(PROVIDER_FAULTS, k=self._random.randint(1, 8))
