@@ -6,6 +6,7 @@
 //! - [`feed`]: a session's records and previews, followed live;
 //! - [`replica`]: one process's share of the driving: heartbeats, claims, one driver a session, the drain;
 //! - [`transcript`]: what a model is sent;
+//! - [`workspaces`]: the files of sessions, as workers keep and fetch them;
 //! - [`blobs`]: large content that the registry knows of before it is there;
 //! - [`memory`]: every port in memory, for tests, for the simulator and, in the bell's case, for one-process use;
 //! - [`contract`]: what every store promises, as tests.
@@ -25,6 +26,7 @@ pub mod replica;
 pub mod sessions;
 pub mod transcript;
 pub mod watch;
+pub mod workspaces;
 pub mod world;
 
 pub use claims::LocalClaims;

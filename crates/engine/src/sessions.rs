@@ -111,6 +111,10 @@ impl Sessions {
         Self { observer, ..self }
     }
 
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// Creates a session.
     pub async fn create(&self, created: Created, initial_events: Vec<ClientEvent>) -> Result<Outcome, CommandError> {
         let (session_id, command) = creation(created, initial_events);

@@ -33,4 +33,4 @@ pub use event::{Event, Form, Record};
 pub use id::{Identifier, Ids};
 pub use state::State;
 pub use time::Timestamp;
-pub use workspace::Workspace;
+pub use workspace::{FolderNote, Workspace, without_notice};

@@ -48,6 +48,42 @@ pub struct Lost {
     pub saved_at: Option<Timestamp>,
 }
 
+/// What a worker notes of a folder that it has: which one it is, as the session's log names it.
+///
+/// A call that may change files gets the folder a new tip, noted before the call is announced, so that a crash at any
+/// moment leaves a note that is right.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderNote {
+    /// `None` for a session's first folder, as long as nothing has changed it.
+    pub tip: Option<EventId>,
+    /// The next tip, which the log may name already.
+    pub next: Option<EventId>,
+}
+
+impl FolderNote {
+    /// The folder that the log calls `tip`.
+    pub fn at(tip: Option<EventId>) -> Self {
+        Self { tip, next: None }
+    }
+
+    /// Whether the folder is the one that the log calls `tip`.
+    pub fn is_of(&self, tip: Option<&EventId>) -> bool {
+        self.tip.as_ref() == tip || tip.is_some() && self.next.as_ref() == tip
+    }
+
+    /// A call that may change the folder is about to be announced under this tip.
+    pub fn starting(&mut self, next: EventId) {
+        self.next = Some(next);
+    }
+
+    /// The log has the call that was announced last.
+    pub fn started(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.tip = Some(next);
+        }
+    }
+}
+
 impl Workspace {
     /// A call that may change files begins.
     pub(crate) fn change(&mut self, tool_use_id: &EventId, tip: Option<&EventId>) {
@@ -87,8 +123,8 @@ impl Workspace {
     }
 }
 
-/// A result as its worker sent it.
-pub(crate) fn without_notice(content: &[ContentBlock]) -> &[ContentBlock] {
+/// A result as its worker sent it, without what the model was told first of files that were lost.
+pub fn without_notice(content: &[ContentBlock]) -> &[ContentBlock] {
     match content.split_first() {
         Some((first, rest)) if is_notice(first) => rest,
         _ => content,
@@ -111,4 +147,24 @@ fn notice(lost: &Lost) -> String {
         "{NOTICE}Its files {state}; what {calls} of bash, write or edit before this one changed {verb} lost. Check the \
          files before you rely on them.]"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_right_before_and_after_the_call_is_announced() {
+        let (a, b, c): (EventId, EventId, EventId) = ("a".into(), "b".into(), "c".into());
+        let mut note = FolderNote::at(Some(a.clone()));
+        note.starting(b.clone());
+        assert!(note.is_of(Some(&a)) && note.is_of(Some(&b)));
+        assert!(!note.is_of(Some(&c)) && !note.is_of(None));
+        note.started();
+        assert!(note.is_of(Some(&b)) && !note.is_of(Some(&a)));
+        let mut first = FolderNote::default();
+        first.starting(b.clone());
+        assert!(first.is_of(None) && first.is_of(Some(&b)) && !first.is_of(Some(&a)));
+        assert!(FolderNote::default().is_of(None) && !FolderNote::at(Some(a)).is_of(None));
+    }
 }

@@ -1,18 +1,18 @@
 //! Blobs in memory, and the registry of a store in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use session::Timestamp;
 
 use super::MemoryStore;
+use super::store::Tables;
 use crate::blobs::Announced;
 use crate::port::StoreError;
-use crate::port::blobs::{
-    Blob, BlobHash, BlobRegistry, BlobWriter, Blobs, OpenBlob, UNREFERENCED_KEPT_MICROS, verified,
-};
+use crate::port::blobs::{Blob, BlobHash, BlobRegistry, BlobWriter, Blobs, OpenBlob, verified};
 
 /// Pieces are this long, so that readers meet more than one.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -32,6 +32,11 @@ impl MemoryBlobs {
     /// Puts `bytes` where the blob with this hash lies, right or wrong, as a broken disk would.
     pub fn spoil(&self, hash: &BlobHash, bytes: Vec<u8>) {
         self.lock().insert(hash.clone(), bytes.into());
+    }
+
+    /// Every blob that is there.
+    pub fn hashes(&self) -> BTreeSet<BlobHash> {
+        self.lock().keys().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BlobHash, Bytes>> {
@@ -99,6 +104,26 @@ impl MemoryStore {
     pub fn bytes(&self) -> &MemoryBlobs {
         &self.bytes
     }
+
+    /// Everything that a file or a session's snapshot refers to.
+    pub fn referenced_blobs(&self) -> BTreeSet<BlobHash> {
+        let tables = self.tables();
+        let of_files = tables.files.values().filter_map(|file| file.blob.as_ref());
+        of_files.chain(tables.chunks.keys().map(|(_, chunk)| chunk)).cloned().collect()
+    }
+
+    /// Collects as one does that dies half-way: the bytes are gone, the registry still has their rows.
+    pub fn collect_halfway(&self, limit: usize) {
+        let now = self.now();
+        let garbage = self.garbage(&self.tables(), now, limit);
+        self.bytes.lock().retain(|hash, _| !garbage.contains(hash));
+    }
+
+    fn garbage(&self, tables: &Tables, now: Timestamp, limit: usize) -> Vec<BlobHash> {
+        let is_old = |at: &Timestamp| now.as_micros() - at.as_micros() >= self.unreferenced_kept_micros;
+        let garbage = tables.blobs.iter().filter(|(hash, touched_at)| is_old(touched_at) && !tables.refers_to(hash));
+        garbage.map(|(hash, _)| hash.clone()).take(limit).collect()
+    }
 }
 
 #[async_trait]
@@ -112,14 +137,7 @@ impl BlobRegistry for MemoryStore {
     async fn collect(&self, limit: usize) -> Result<usize, StoreError> {
         let now = self.now();
         let mut tables = self.tables();
-        let is_old = |at: &session::Timestamp| now.as_micros() - at.as_micros() >= UNREFERENCED_KEPT_MICROS;
-        let garbage: Vec<BlobHash> = tables
-            .blobs
-            .iter()
-            .filter(|(hash, touched_at)| is_old(touched_at) && !tables.refers_to(hash))
-            .map(|(hash, _)| hash.clone())
-            .take(limit)
-            .collect();
+        let garbage = self.garbage(&tables, now, limit);
         for hash in &garbage {
             tables.blobs.remove(hash);
             self.bytes.lock().remove(hash);
@@ -128,7 +146,7 @@ impl BlobRegistry for MemoryStore {
     }
 }
 
-impl super::store::Tables {
+impl Tables {
     /// Whether a file or a session's snapshot refers to the blob. Bodies of records stay in memory, whatever their size.
     fn refers_to(&self, hash: &BlobHash) -> bool {
         self.files.values().any(|file| file.blob.as_ref() == Some(hash))

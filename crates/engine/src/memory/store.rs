@@ -10,6 +10,7 @@ use session::{State, Timestamp};
 
 use super::MemoryBlobs;
 use super::ledger::Reservation;
+use crate::port::blobs::UNREFERENCED_KEPT_MICROS;
 use crate::port::{
     After, Agent, Amount, BlobHash, Clock, Environment, EnvironmentKey, File, FileResource, Kept, Order, RolloutWeight,
     StoredRecord, TimeRange, Track, WorkItem,
@@ -22,6 +23,7 @@ pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
     pub(super) bytes: MemoryBlobs,
+    pub(super) unreferenced_kept_micros: i64,
 }
 
 #[derive(Default)]
@@ -93,7 +95,14 @@ impl ReplicaRow {
 impl MemoryStore {
     /// An empty store whose time is `clock`'s.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, tables: Mutex::default(), bytes: MemoryBlobs::default() }
+        let (tables, bytes) = (Mutex::default(), MemoryBlobs::default());
+        Self { clock, tables, bytes, unreferenced_kept_micros: UNREFERENCED_KEPT_MICROS }
+    }
+
+    /// The same, in which what nothing refers to is garbage after another time than a day.
+    #[must_use]
+    pub fn keeping_unreferenced_micros(self, unreferenced_kept_micros: i64) -> Self {
+        Self { unreferenced_kept_micros, ..self }
     }
 
     /// Notes that a replica's connection broke: it counts as dead after half a second without a heartbeat.

@@ -47,7 +47,8 @@ fn simulation() {
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{} schedules in {seconds:.1} s, {} of them failed: {} records, {} crashes, {} drains, {} outages, {} workers \
-         lost, {} answers lost",
+         lost, {} answers lost; {} snapshots, {} times files made anew, {} losses told, {} files given, {} made, {} \
+         blobs collected",
         seeds.len(),
         total.failed.len(),
         total.sum.records,
@@ -55,7 +56,13 @@ fn simulation() {
         total.sum.drains,
         total.sum.outages,
         total.sum.worker_deaths,
-        total.sum.lost_answers
+        total.sum.lost_answers,
+        total.sum.saved,
+        total.sum.restored,
+        total.sum.losses_told,
+        total.sum.given,
+        total.sum.outputs,
+        total.sum.collected
     );
     assert!(total.failed.is_empty(), "seeds that fail: {:?}", total.failed);
     let faults = [total.sum.crashes, total.sum.drains, total.sum.outages, total.sum.worker_deaths];

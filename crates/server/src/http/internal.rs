@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use engine::port::definitions::{EnvironmentConfig, Networking};
-use engine::port::{Fence, WorkItem};
+use engine::workspaces::HeldItem;
 use serde_json::{Value, json};
 use session::Command;
 use session::id::{EventId, SessionId};
@@ -35,18 +35,17 @@ pub(super) async fn start_tool(
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let HeldItem { item, token_hash } = held_item(caller, &ids)?;
-    let id = item.session_id.clone();
+    let held = held_item(caller, &ids)?;
+    let id = held.item.session_id.clone();
     let tool_use_id: EventId = path::parse(&body.required_string("tool_use_id")?, "tool use")?;
     let tip: Option<EventId> = body.string("tip")?.map(|tip| path::parse(&tip, "event")).transpose()?;
     body.finish()?;
-    let work_id = item.id.clone();
+    let work_id = held.item.id.clone();
     let command = match tip {
         Some(tip) => Command::StartToolAt { tool_use_id: tool_use_id.clone(), work_id, tip },
         None => Command::StartTool { tool_use_id: tool_use_id.clone(), work_id },
     };
-    let fence = Fence::ItemToken { work_id: item.id, token_hash };
-    service.sessions.command(&id, command, fence).await?;
+    service.sessions.command(&id, command, held.fence()).await?;
     let version = service.world.resources.resources_version(&id).await?;
     Ok(Json(json!({"type": "tool_start", "tool_use_id": tool_use_id, "resources_version": version})))
 }
@@ -104,12 +103,6 @@ pub(super) async fn count_refusals(
         service.observer.egress_refused(&reason, count);
     }
     Ok(Json(json!({"type": "refusals"})))
-}
-
-/// A work item and the hash of the token under which its holder calls.
-pub(super) struct HeldItem {
-    pub(super) item: Box<WorkItem>,
-    pub(super) token_hash: String,
 }
 
 /// The caller's work item, if the path names its session.

@@ -13,13 +13,14 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use engine::port::resources::{Output, OutputError, PutOutput};
 use engine::port::{Blob, BlobHash, Blobs, File};
+use engine::workspaces::HeldItem;
 use serde_json::{Value, json};
 
 use super::Service;
 use super::auth::Caller;
 use super::context::OutputPut;
 use super::error::{ApiError, Kind};
-use super::internal::{HeldItem, held_item};
+use super::internal::held_item;
 use super::path::Ids;
 use super::query::{NoQuery, Query};
 use super::upload::{self, FILE_BYTES_MAX};

@@ -5,9 +5,9 @@
 //! files waits a moment for a snapshot under way and then overtakes it; the chunks that were sent are not sent again.
 
 use futures::{FutureExt as _, StreamExt as _};
-use session::Identifier as _;
 use session::id::EventId;
 use session::manifest::{ContentHash, Manifest};
+use session::{FolderNote, Identifier as _};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use crate::exchange::outputs::Known;
 use crate::exchange::uploads::Uploads;
 use crate::sandbox::SandboxError;
 use crate::secret::Secret;
-use crate::snapshot::place::{Kept, Note, Place};
+use crate::snapshot::place::{Kept, Place};
 use crate::snapshot::restore::restore;
 use crate::snapshot::scan::{Scan, ScanError, ScanLimits, Sink, scan};
 
@@ -57,7 +57,7 @@ impl Keeping {
 pub(crate) struct SessionFiles {
     pub(super) place: Option<Place>,
     is_kept: bool,
-    note: Mutex<Note>,
+    note: Mutex<FolderNote>,
     kept: Mutex<Option<Arc<Kept>>>,
     uploads: Uploads,
     /// The version of what is mounted; none where the server gives sessions nothing.
@@ -119,11 +119,9 @@ impl SessionFiles {
             return Ok(Self { place: None, is_kept: false, note, kept, uploads, mounted, outputs });
         };
         let place = Place::of(&context.sandbox.workspaces_dir, session_id)?;
-        let note = place.note().or_else(|| workspace.tip.is_none().then(Note::default));
+        let note = place.note().or_else(|| workspace.tip.is_none().then(FolderNote::default));
         let (note, kept) = match note {
-            Some(note) if note.is_of(workspace.tip.as_ref()) => {
-                (Note { tip: workspace.tip.clone(), next: None }, place.kept())
-            }
+            Some(note) if note.is_of(workspace.tip.as_ref()) => (FolderNote::at(workspace.tip.clone()), place.kept()),
             _ => make_anew(context, &place, &workspace).await?,
         };
         let kept = kept.filter(|kept| workspace.manifest.as_ref() == Some(&kept.manifest)).map(Arc::new);
@@ -160,7 +158,7 @@ impl SessionFiles {
         #[expect(clippy::disallowed_methods, reason = "a worker has no ports: this is its edge to the world")]
         let next = EventId::from_bits(rand::random());
         let mut note = lock(&self.note);
-        note.next = Some(next.clone());
+        note.starting(next.clone());
         if let Err(error) = place.write_note(&note) {
             // This worker's next process takes the folder for an old one, and says so.
             tracing::warn!(%error, "which files this worker has cannot be noted");
@@ -170,10 +168,7 @@ impl SessionFiles {
 
     /// The server knows the call that was announced last.
     pub(crate) fn started(&self) {
-        let mut note = lock(&self.note);
-        if let Some(next) = note.next.take() {
-            note.tip = Some(next);
-        }
+        lock(&self.note).started();
     }
 
     pub(crate) fn is_kept(&self) -> bool {
@@ -264,7 +259,7 @@ async fn make_anew(
     context: &Context,
     place: &Place,
     workspace: &ServerWorkspace,
-) -> Result<(Note, Option<Kept>), FilesError> {
+) -> Result<(FolderNote, Option<Kept>), FilesError> {
     let Context { client, session_id, token, keeping, .. } = context;
     let mut kept = None;
     if let Some(hash) = &workspace.manifest {
@@ -276,7 +271,7 @@ async fn make_anew(
     }
     let tip = client.restored_workspace(session_id, token, workspace).await?;
     tracing::info!(session_id, is_whole = kept.is_some(), "the session's files were made anew");
-    let note = Note { tip: Some(tip.clone()), next: None };
+    let note = FolderNote::at(Some(tip.clone()));
     place.workspace_must_exist()?;
     place.write_note(&note)?;
     let kept = kept.map(|(manifest, scan)| Kept { manifest, tip: Some(tip), scan });

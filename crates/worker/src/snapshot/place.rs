@@ -6,6 +6,7 @@
 //! call draws another.
 
 use serde::{Deserialize, Serialize};
+use session::FolderNote;
 use session::id::EventId;
 use session::manifest::{ContentHash, Manifest};
 use std::fs::{self, DirBuilder};
@@ -19,22 +20,6 @@ use crate::sandbox::{SandboxError, workspace_path};
 
 /// Beside the workspaces; no session has this name.
 const FOLDER: &str = ".snapshots";
-
-/// What a folder is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Note {
-    /// None for a session's first folder, as long as nothing has changed it.
-    pub tip: Option<EventId>,
-    /// The next tip, which the server may know already.
-    pub next: Option<EventId>,
-}
-
-impl Note {
-    /// Whether the folder is the one that the server knows under `tip`.
-    pub(crate) fn is_of(&self, tip: Option<&EventId>) -> bool {
-        self.tip.as_ref() == tip || tip.is_some() && self.next.as_ref() == tip
-    }
-}
 
 /// What was kept last, and what of the files it came from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,11 +53,11 @@ impl Place {
     }
 
     /// None where the session has never been here.
-    pub(crate) fn note(&self) -> Option<Note> {
+    pub(crate) fn note(&self) -> Option<FolderNote> {
         self.workspace.is_dir().then(|| read(&self.file("note"))).flatten()
     }
 
-    pub(crate) fn write_note(&self, note: &Note) -> io::Result<()> {
+    pub(crate) fn write_note(&self, note: &FolderNote) -> io::Result<()> {
         self.write("note", note)
     }
 
@@ -168,22 +153,11 @@ mod tests {
         let folders = tempfile::tempdir().unwrap();
         let place = Place::of(folders.path(), SESSION).unwrap();
         assert_eq!(place.note(), None, "the session was never here");
-        let note = Note { tip: Some("a".into()), next: Some("b".into()) };
+        let note = FolderNote { tip: Some("a".into()), next: Some("b".into()) };
         place.write_note(&note).unwrap();
         assert_eq!(place.note(), None);
         fs::create_dir(place.workspace()).unwrap();
         assert_eq!(place.note(), Some(note));
-    }
-
-    #[test]
-    fn a_note_is_right_before_and_after_the_call_is_announced() {
-        let (a, b, c): (EventId, EventId, EventId) = ("a".into(), "b".into(), "c".into());
-        let note = Note { tip: Some(a.clone()), next: Some(b.clone()) };
-        assert!(note.is_of(Some(&a)) && note.is_of(Some(&b)));
-        assert!(!note.is_of(Some(&c)) && !note.is_of(None));
-        let first = Note { tip: None, next: Some(b.clone()) };
-        assert!(first.is_of(None) && first.is_of(Some(&b)) && !first.is_of(Some(&a)));
-        assert!(Note::default().is_of(None) && !Note { tip: Some(a), next: None }.is_of(None));
     }
 
     #[test]
@@ -199,7 +173,7 @@ mod tests {
         let scan = place.replace(new, manifest).unwrap();
         let names: Vec<_> = fs::read_dir(place.workspace()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(names, ["new"]);
-        place.write_note(&Note::default()).unwrap();
+        place.write_note(&FolderNote::default()).unwrap();
         place.write_kept(&Kept { manifest: ContentHash::of(b""), tip: None, scan }).unwrap();
         assert!(place.kept().is_some());
         drop(place.new_folder().unwrap().keep());

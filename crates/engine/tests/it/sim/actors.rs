@@ -1,14 +1,16 @@
 //! The model and the workers.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use engine::CommandError;
 use engine::port::ledger::Price;
 use engine::port::model::{AssistantBlock, Message, ModelAnswer, PreviewSink, UserBlock};
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool};
 use engine::port::{Fence, Model, ModelError, ModelRequest, PreviewDelta, WorkItem};
+use engine::workspaces::HeldItem;
+use engine::{CommandError, Outcome};
 use serde_json::{Map, json};
 use session::command::{AnswerBlock, ModelStop, Poster};
 use session::content::ContentBlock;
@@ -20,6 +22,8 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::Shared;
 use super::cluster::{Cluster, Node};
+use super::disk::Disk;
+use super::files::SessionFiles;
 use super::weather::Process;
 use crate::rig::PANIC;
 
@@ -181,17 +185,24 @@ fn well_formed(request: &ModelRequest) -> Result<(), String> {
 
 /// One worker after another, each until it dies.
 pub(crate) async fn work(shared: Arc<Shared>, cluster: Arc<Cluster>, number: u64) {
+    let disk = Disk::default();
     let mut life = 0;
     loop {
         life += 1;
+        if shared.weather.disks_lost && shared.dice.chance(300) {
+            disk.lose();
+        }
         let process = Process::new(Arc::clone(&shared.dice), Arc::clone(&shared.weather));
-        let worker =
-            Worker { shared: &shared, cluster: &cluster, process: &process, name: format!("worker-{number}-{life}") };
+        let name = format!("worker-{number}-{life}");
+        let worker = Worker { shared: &shared, cluster: &cluster, process: &process, disk: &disk, name };
+        let lifetime = Duration::from_millis(2_000 + shared.dice.below(20_000));
         tokio::select! {
             biased;
-            () = process.death() => shared.note(|notes| notes.worker_deaths += 1),
+            () = process.death() => {}
+            () = sleep(lifetime), if shared.weather.kills_workers && shared.weather.is_rough() => process.die(),
             () = worker.live() => {}
         }
+        shared.note(|notes| notes.worker_deaths += 1);
         sleep(Duration::from_millis(shared.dice.below(2_000))).await;
     }
 }
@@ -200,6 +211,7 @@ struct Worker<'w> {
     shared: &'w Shared,
     cluster: &'w Cluster,
     process: &'w Process,
+    disk: &'w Disk,
     name: String,
 }
 
@@ -218,17 +230,18 @@ impl Worker<'_> {
             self.process.step(20).await;
             let acknowledged = node.request(node.world.work.acknowledge(&pool, &item.id, None)).await;
             if let Ok(Ok(Acknowledged::Yes(item))) = acknowledged {
-                self.hold(&item, &token).await;
+                self.hold(&HeldItem { item: Box::new(item), token_hash: token }).await;
             }
         }
     }
 
     /// Beats and works until the item is lost or done.
-    async fn hold(&self, item: &WorkItem, token: &str) {
+    async fn hold(&self, held: &HeldItem) {
+        let HeldItem { item, token_hash } = held;
         tokio::select! {
             biased;
-            () = self.beat(item, token) => {}
-            () = self.serve(item, token) => {}
+            () = self.beat(item, token_hash) => {}
+            () = self.serve(held) => {}
         }
     }
 
@@ -256,15 +269,18 @@ impl Worker<'_> {
     }
 
     /// Runs the calls of the session until there were none for a while.
-    async fn serve(&self, item: &WorkItem, token: &str) {
+    async fn serve(&self, held: &HeldItem) {
+        let HeldItem { item, token_hash } = held;
+        let files = SessionFiles::begin(self.shared, self.cluster, self.process, self.disk, held).await;
+        let mut saving: Option<Saving<'_>> = None;
         let mut done: BTreeSet<EventId> = BTreeSet::new();
         let mut idle_since = Instant::now();
         loop {
-            sleep(Duration::from_millis(20 + self.shared.dice.below(200))).await;
+            beside(&mut saving, sleep(Duration::from_millis(20 + self.shared.dice.below(200)))).await;
             let Some(node) = self.cluster.any(self.shared) else { continue };
             let Ok(Ok(Some(state))) = node.request(node.sessions.state(&item.session_id)).await else { continue };
             // What was read before the token ended is closed by the end of the lease; what comes later is not ours.
-            match self.holds(&node, item, token).await {
+            match self.holds(&node, item, token_hash).await {
                 Some(true) => {}
                 Some(false) => return,
                 None => continue,
@@ -272,15 +288,24 @@ impl Worker<'_> {
             let next = state.runnable_calls().find(|call| !done.contains(&call.id)).cloned();
             match next {
                 Some(call) => {
-                    idle_since = Instant::now();
-                    if !self.run_call(item, token, &call).await {
+                    if !call.read_only {
+                        // It waits a moment for a snapshot under way, which is then given up: it would be of files that
+                        // are being changed.
+                        beside(&mut saving, sleep(Duration::from_millis(self.shared.dice.below(500)))).await;
+                        saving = None;
+                    }
+                    if !beside(&mut saving, self.run_call(held, &files, &call)).await {
                         return;
                     }
+                    if !call.read_only {
+                        saving = Some(Box::pin(files.save(false)));
+                    }
+                    idle_since = Instant::now();
                     done.insert(call.id);
                 }
                 None if idle_since.elapsed() > Duration::from_secs(3) => {
-                    let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
-                    let _ = node.request(node.sessions.stop_item(&pool_of(item), &item.id, true, fence)).await;
+                    files.save(true).await;
+                    let _ = node.request(node.sessions.stop_item(&pool_of(item), &item.id, true, held.fence())).await;
                     return;
                 }
                 None => {}
@@ -289,21 +314,34 @@ impl Worker<'_> {
     }
 
     /// Start, run, report; whether the item is still held.
-    async fn run_call(&self, item: &WorkItem, token: &str, call: &Call) -> bool {
-        let fence = Fence::ItemToken { work_id: item.id.clone(), token_hash: token.to_owned() };
+    async fn run_call(&self, held: &HeldItem, files: &SessionFiles<'_>, call: &Call) -> bool {
+        let HeldItem { item, .. } = held;
+        let tip = if call.read_only { None } else { files.starting() };
         let poster = match item.environment_kind {
             EnvironmentKind::Cloud => Poster::CloudWorker,
             EnvironmentKind::SelfHosted => Poster::SelfHostedWorker,
         };
         // Ours records the start; what a worker of the client's is shown, the server records.
         let begin = match poster {
-            Poster::CloudWorker => Command::StartTool { tool_use_id: call.id.clone(), work_id: item.id.clone() },
+            Poster::CloudWorker => {
+                let (tool_use_id, work_id) = (call.id.clone(), item.id.clone());
+                match tip {
+                    Some(tip) => Command::StartToolAt { tool_use_id, work_id, tip },
+                    None => Command::StartTool { tool_use_id, work_id },
+                }
+            }
             _ => Command::Expose { calls: vec![call.id.clone()], work_id: Some(item.id.clone()) },
         };
-        match self.insist(item, begin, fence.clone()).await {
-            Ok(()) => {}
+        let (position, version) = match self.begin_call(held, begin).await {
+            Ok(begun) => begun,
             Err(CommandError::Refused(_)) => return true,
             Err(_) => return false,
+        };
+        if !call.read_only {
+            files.started();
+        }
+        if !files.mount_version(version).await {
+            return false;
         }
         self.process.step(20).await;
         if !call.read_only {
@@ -311,7 +349,11 @@ impl Worker<'_> {
         }
         let mark = format!("{}-{}", self.name, self.shared.dice.next());
         self.shared.note(|notes| notes.executions.entry(call.id.clone()).or_default().push(mark.clone()));
+        files.look(&call.id, position, version, (!call.read_only).then(|| mark.clone()));
         sleep(Duration::from_millis(self.shared.dice.below(1_500))).await;
+        if !call.read_only {
+            files.change(&mark).await;
+        }
         self.process.step(20).await;
         let result = ClientEvent::ToolResult {
             tool_use_id: call.id.clone(),
@@ -319,16 +361,28 @@ impl Worker<'_> {
             is_error: self.shared.dice.chance(100),
         };
         let results = Command::Post { events: vec![result], poster };
-        !matches!(self.insist(item, results, fence).await, Err(CommandError::TokenEnded))
+        !matches!(self.insist(item, results, held.fence()).await, Err(CommandError::TokenEnded))
+    }
+
+    /// Announces a call: the session's position then, and the version of what it is given.
+    async fn begin_call(&self, held: &HeldItem, begin: Command) -> Result<(u64, u64), CommandError> {
+        loop {
+            let position = self.insist(&held.item, begin.clone(), held.fence()).await?.state.position;
+            let Some(node) = self.cluster.any(self.shared) else { continue };
+            let version = node.world.resources.resources_version(&held.item.session_id);
+            if let Ok(Ok(version)) = node.request(version).await {
+                return Ok((position, version));
+            }
+        }
     }
 
     /// Sends a command until some server has answered it.
-    async fn insist(&self, item: &WorkItem, command: Command, fence: Fence) -> Result<(), CommandError> {
+    async fn insist(&self, item: &WorkItem, command: Command, fence: Fence) -> Result<Outcome, CommandError> {
         loop {
             if let Some(node) = self.cluster.any(self.shared) {
                 let sent = send(&node, item, command.clone(), fence.clone()).await;
                 match sent {
-                    Some(Ok(())) => return Ok(()),
+                    Some(Ok(outcome)) => return Ok(outcome),
                     Some(Err(
                         error @ (CommandError::Refused(_) | CommandError::TokenEnded | CommandError::NotFound(_)),
                     )) => {
@@ -354,7 +408,22 @@ fn pool_of(item: &WorkItem) -> Pool {
     }
 }
 
-async fn send(node: &Node, item: &WorkItem, command: Command, fence: Fence) -> Option<Result<(), CommandError>> {
-    let sent = node.request(node.sessions.command(&item.session_id, command, fence)).await;
-    sent.ok().map(|answer| answer.map(drop))
+async fn send(node: &Node, item: &WorkItem, command: Command, fence: Fence) -> Option<Result<Outcome, CommandError>> {
+    node.request(node.sessions.command(&item.session_id, command, fence)).await.ok()
+}
+
+/// A snapshot under way.
+type Saving<'f> = Pin<Box<dyn Future<Output = ()> + Send + 'f>>;
+
+/// Does something while a snapshot may be under way.
+async fn beside<T>(saving: &mut Option<Saving<'_>>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Some(under_way) = saving {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = under_way => *saving = None,
+        }
+    }
+    work.await
 }

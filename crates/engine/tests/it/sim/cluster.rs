@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use engine::blobs::Announced;
 use engine::port::{Entropy, Leases, Track};
+use engine::workspaces::Workspaces;
 use engine::{Hurry, Replica, ReplicaConfig, Sessions, World};
 use session::Limits;
 use session::id::{Identifier, ReplicaId};
@@ -14,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::Shared;
 use super::actors::SimulatedModel;
 use super::bell::FaultyBell;
+use super::blobs::{self, FaultyBlobs};
 use super::faults::{FaultyStore, SkewedClock};
 use super::weather::Process;
 
@@ -83,6 +86,11 @@ impl Node {
         !self.process.is_dead() && !self.shutdown.is_cancelled()
     }
 
+    /// The workspaces of its sessions.
+    pub(crate) fn workspaces(&self) -> Workspaces<'_> {
+        self.sessions.workspaces()
+    }
+
     /// Does something on this server, as one of its requests: it is dropped when the server dies.
     pub(crate) async fn request<T>(&self, work: impl Future<Output = T>) -> Result<T, ConnectionLost> {
         let _in_flight = self.in_flight.token();
@@ -148,6 +156,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
         store: Arc::clone(&shared.store),
         witness: Arc::clone(&shared.witness),
     });
+    let blobs = Arc::new(FaultyBlobs { process: Arc::clone(&process), blobs: shared.store.bytes().clone() });
     let skew_ms = shared.weather.skew_ms;
     let error_ms = shared.dice.below(skew_ms) as i64 - skew_ms as i64 / 2;
     let limits = Limits {
@@ -162,12 +171,12 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
         leases: store.clone(),
         work: store.clone(),
         definitions: store.clone(),
-        idempotency: store,
-        files: Arc::clone(&shared.store) as _,
-        resources: Arc::clone(&shared.store) as _,
+        idempotency: store.clone(),
+        files: store.clone(),
+        resources: store.clone(),
         bell: Arc::new(FaultyBell::new(&shared.lines, Arc::clone(&process))),
-        blobs: None,
-        chunks: Arc::clone(&shared.store) as _,
+        blobs: shared.weather.has_object_store.then(|| Arc::new(Announced::new(store.clone(), blobs)) as _),
+        chunks: store.clone(),
         model: Arc::new(SimulatedModel { process: Arc::clone(&process), shared: Arc::clone(shared) }),
         clock: Arc::new(SkewedClock { clock: shared.clock.clone(), error_ms }),
         entropy: shared.dice.clone(),
@@ -190,7 +199,9 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(replica.run(shutdown.clone()));
     let node = Node { process, world, sessions, replica_id, shutdown, hurry, in_flight: TaskTracker::new() };
-    (Arc::new(node), tasks)
+    let node = Arc::new(node);
+    tasks.spawn(blobs::sweep(Arc::clone(shared), Arc::clone(&node), store));
+    (node, tasks)
 }
 
 /// Ends a server in good order: it takes no more requests, hands its sessions over, and is gone.

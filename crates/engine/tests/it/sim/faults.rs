@@ -6,10 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use engine::memory::MemoryStore;
 use engine::port::definitions::{DefinitionError, ListDefinitions};
+use engine::port::files::{FileError, ListFiles};
 use engine::port::leases::Claimed;
+use engine::port::resources::{KnownOutput, Output, OutputError, PutOutput, ResourceError};
 use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
 use engine::port::*;
-use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, ReplicaId, SessionId, WorkId};
+use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, ResourceId, SessionId, WorkId};
 use session::{State, Timestamp};
 
 use super::weather::Process;
@@ -215,6 +217,78 @@ impl Idempotency for FaultyStore {
     }
     async fn purge_kept(&self, limit: usize) -> Result<usize, StoreError> {
         self.process.call(1, self.store.purge_kept(limit)).await
+    }
+}
+
+#[async_trait]
+impl BlobRegistry for FaultyStore {
+    async fn announce(&self, blob: &Blob) -> Result<(), StoreError> {
+        self.process.call(5, self.store.announce(blob)).await
+    }
+    async fn collect(&self, limit: usize) -> Result<usize, StoreError> {
+        if self.process.fails_halfway() {
+            self.store.collect_halfway(limit);
+            return Err(StoreError::Unavailable("simulated, half-way".to_owned()));
+        }
+        self.process.call(10, self.store.collect(limit)).await
+    }
+}
+
+#[async_trait]
+impl Chunks for FaultyStore {
+    async fn refer(&self, id: &SessionId, work: &WorkId, token: &str, hash: &BlobHash) -> Result<(), AppendError> {
+        self.process.call(10, self.store.refer(id, work, token, hash)).await
+    }
+    async fn missing(&self, id: &SessionId, hashes: &[BlobHash]) -> Result<Vec<BlobHash>, StoreError> {
+        self.process.call(1, self.store.missing(id, hashes)).await
+    }
+    async fn forget(&self, id: &SessionId, keep: &[BlobHash], older_than_ms: i64) -> Result<usize, StoreError> {
+        self.process.call(5, self.store.forget(id, keep, older_than_ms)).await
+    }
+}
+
+#[async_trait]
+impl Files for FaultyStore {
+    async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
+        self.process.call(10, self.store.create_files(files)).await
+    }
+    async fn files(&self, ids: &[FileId]) -> Result<Vec<File>, StoreError> {
+        self.process.call(1, self.store.files(ids)).await
+    }
+    async fn list_files(&self, list: &ListFiles) -> Result<Vec<File>, StoreError> {
+        self.process.call(1, self.store.list_files(list)).await
+    }
+    async fn delete_files(&self, ids: &[FileId]) -> Result<usize, StoreError> {
+        self.process.call(10, self.store.delete_files(ids)).await
+    }
+    async fn expire_files(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.process.call(5, self.store.expire_files(now, limit)).await
+    }
+}
+
+#[async_trait]
+impl Resources for FaultyStore {
+    async fn add_resource(
+        &self,
+        resource: &FileResource,
+        keep: Option<Keep<FileResource>>,
+    ) -> Result<(), ResourceError> {
+        self.process.call(10, self.witness.add_resource(&self.store, resource, keep)).await
+    }
+    async fn resources(&self, sessions: &[SessionId]) -> Result<Vec<FileResource>, StoreError> {
+        self.process.call(1, self.store.resources(sessions)).await
+    }
+    async fn remove_resource(&self, session_id: &SessionId, id: &ResourceId) -> Result<bool, StoreError> {
+        self.process.call(10, self.witness.remove_resource(&self.store, session_id, id)).await
+    }
+    async fn resources_version(&self, session_id: &SessionId) -> Result<u64, StoreError> {
+        self.process.call(1, self.store.resources_version(session_id)).await
+    }
+    async fn put_output(&self, output: &Output, work: &WorkId, token: &str) -> Result<PutOutput, OutputError> {
+        self.process.call(10, self.store.put_output(output, work, token)).await
+    }
+    async fn outputs(&self, session_id: &SessionId) -> Result<Vec<KnownOutput>, StoreError> {
+        self.process.call(1, self.store.outputs(session_id)).await
     }
 }
 

@@ -1,33 +1,42 @@
 //! The simulator: many sessions on several replicas in one thread, in virtual time, all from one seed.
 //!
 //! - [`weather`]: which faults there are, and what befalls one process;
-//! - [`faults`], [`bell`]: the ports that things go wrong at;
+//! - [`faults`], [`bell`], [`blobs`]: the ports that things go wrong at;
 //! - [`cluster`]: replicas that start, crash, drain, are replaced and come back;
-//! - [`actors`], [`people`], [`keyed`]: the model and the workers; the clients and those who follow;
+//! - [`actors`], [`files`], [`disk`]: the model and the workers, and what workers do with the files of sessions;
+//! - [`people`], [`keyed`], [`uploads`]: the clients and those who follow;
 //! - [`witness`]: what must hold while it runs;
-//! - [`oracle`]: what must hold of the histories whatever happened, [`books`] of the ledger.
+//! - [`oracle`]: what must hold of the histories whatever happened, [`books`] of the ledger, [`folders`] of files.
 
 pub(crate) mod actors;
 pub(crate) mod bell;
+pub(crate) mod blobs;
 pub(crate) mod books;
 pub(crate) mod cluster;
+pub(crate) mod disk;
 pub(crate) mod faults;
+pub(crate) mod files;
+pub(crate) mod folders;
 pub(crate) mod keyed;
 pub(crate) mod oracle;
 pub(crate) mod people;
+pub(crate) mod uploads;
 pub(crate) mod weather;
 pub(crate) mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use engine::memory::MemoryStore;
-use engine::port::StoredRecord;
-use session::id::{EventId, SessionId};
+use engine::port::{Clock as _, StoredRecord};
+use session::Timestamp;
+use session::id::{EventId, FileId, SessionId};
+use session::manifest::ContentHash;
 use tokio::time::{Duration, sleep};
 
 use self::bell::Lines;
 use self::cluster::Cluster;
+use self::files::Look;
 use self::keyed::Keyed;
 use self::weather::Weather;
 use self::witness::Witness;
@@ -55,6 +64,12 @@ pub(crate) struct Notes {
     pub(crate) keyed: Vec<Keyed>,
     /// How often each call was really run, by the mark of the run.
     pub(crate) executions: BTreeMap<EventId, Vec<String>>,
+    /// What each call found as it began, in the order in which they ran.
+    pub(crate) looks: Vec<Look>,
+    /// The marks that each manifest holds.
+    pub(crate) snapshots: BTreeMap<ContentHash, BTreeSet<String>>,
+    /// Files that were uploaded.
+    pub(crate) uploads: Vec<FileId>,
     /// Positions delivered by each feed that followed from the start, in order.
     pub(crate) delivered: BTreeMap<SessionId, Vec<u64>>,
     /// What was seen to be wrong on the way.
@@ -64,6 +79,10 @@ pub(crate) struct Notes {
     pub(crate) outages: u32,
     pub(crate) worker_deaths: u32,
     pub(crate) lost_answers: u32,
+    pub(crate) saved: u32,
+    pub(crate) given: u32,
+    pub(crate) outputs: u32,
+    pub(crate) collected: usize,
     /// Failures of the provider that cost nothing.
     pub(crate) free_failures: u32,
 }
@@ -71,6 +90,11 @@ pub(crate) struct Notes {
 impl Shared {
     pub(crate) fn note(&self, note: impl FnOnce(&mut Notes)) {
         note(&mut self.notes.lock().unwrap());
+    }
+
+    /// The time of the store.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     pub(crate) fn violation(&self, text: String) {
@@ -88,6 +112,16 @@ pub(crate) struct Report {
     pub(crate) outages: u32,
     pub(crate) worker_deaths: u32,
     pub(crate) lost_answers: u32,
+    /// Snapshots that were taken, and those that the files of a session were made anew from.
+    pub(crate) saved: u32,
+    pub(crate) restored: u32,
+    /// Results that told the model of lost files.
+    pub(crate) losses_told: u32,
+    /// Files that sessions were given, and that they made.
+    pub(crate) given: u32,
+    pub(crate) outputs: u32,
+    /// Blobs that were collected while everything ran.
+    pub(crate) collected: usize,
     /// A digest of every history: equal seeds have equal ones.
     pub(crate) digest: u64,
 }
@@ -101,6 +135,12 @@ impl Report {
         self.outages += other.outages;
         self.worker_deaths += other.worker_deaths;
         self.lost_answers += other.lost_answers;
+        self.saved += other.saved;
+        self.restored += other.restored;
+        self.losses_told += other.losses_told;
+        self.given += other.given;
+        self.outputs += other.outputs;
+        self.collected += other.collected;
     }
 }
 
@@ -121,8 +161,9 @@ async fn run(seed: u64) -> Report {
     let dice = Arc::new(Dice::new(seed));
     let clock = Arc::new(VirtualClock::new());
     let weather = Arc::new(Weather::drawn(&dice));
+    let unreferenced_kept_micros = blobs::unreferenced_kept_micros(weather.hasty_collector);
     let shared = Arc::new(Shared {
-        store: Arc::new(MemoryStore::new(clock.clone())),
+        store: Arc::new(MemoryStore::new(clock.clone()).keeping_unreferenced_micros(unreferenced_kept_micros)),
         clock,
         lines: Arc::default(),
         witness: Arc::new(Witness::new(Arc::clone(&weather))),
@@ -134,6 +175,7 @@ async fn run(seed: u64) -> Report {
     let cluster = Cluster::start(&shared, replicas);
     let mut actors = tokio::task::JoinSet::new();
     actors.spawn(witness::take_store_away(Arc::clone(&shared)));
+    actors.spawn(blobs::take_blobs_away(Arc::clone(&shared)));
     actors.spawn(witness::watch_over(Arc::clone(&shared)));
     for worker in 0..1 + shared.dice.below(3) {
         actors.spawn(actors::work(Arc::clone(&shared), Arc::clone(&cluster), worker));
@@ -150,5 +192,6 @@ async fn run(seed: u64) -> Report {
     }
     drop(clients);
     drop(actors);
+    drop(cluster);
     oracle::judge(&shared).await
 }

@@ -7,10 +7,11 @@ use engine::port::{EventLog, ListSessions, Order, StoredRecord, TimeRange};
 use session::content::ContentBlock;
 use session::id::{EventId, SessionId};
 use session::state::Status;
-use session::{Event, State, fold};
+use session::{Event, State, fold, without_notice};
 
 use super::books::Requests;
-use super::{Notes, Report, Shared};
+use super::files::Look;
+use super::{Notes, Report, Shared, blobs, folders};
 
 /// Checks every session of the store.
 pub(crate) async fn judge(shared: &Shared) -> Report {
@@ -35,10 +36,15 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
         outages: notes.outages,
         worker_deaths: notes.worker_deaths,
         lost_answers: notes.lost_answers,
+        saved: notes.saved,
+        given: notes.given,
+        outputs: notes.outputs,
+        collected: notes.collected,
         ..Report::default()
     };
     let mut digest = DefaultHasher::new();
     let mut requests = Requests::default();
+    let mut states = Vec::new();
     for id in ids {
         let records = shared.store.read(&id, 0, usize::MAX).await.expect("the store in memory answers");
         let loaded = shared.store.load(&id).await.expect("the store in memory answers");
@@ -56,6 +62,9 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
         let orderly = shared.weather.is_orderly();
         let mut history = History { id: &id, records: &records, settled, orderly, violations: Vec::new() };
         history.check(&loaded.state, &notes);
+        let looks: Vec<&Look> = notes.looks.iter().filter(|look| look.session_id == id).collect();
+        folders::judge(&records, &looks, &notes.snapshots).into_iter().for_each(|text| history.violation(text));
+        report.take_in(&records);
         if loaded.claim.is_some() && settled {
             history.violation("it is settled and still owned".to_owned());
         }
@@ -63,6 +72,7 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
             history.violations.push(history.told());
         }
         notes.violations.append(&mut history.violations);
+        states.push(loaded.state);
     }
     notes.violations.append(&mut shared.witness.take_violations());
     let books = shared.witness.take_books();
@@ -70,9 +80,24 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
     if shared.weather.is_orderly() && notes.lost_answers > 0 {
         notes.violations.push(format!("{} answers were lost where servers only drained", notes.lost_answers));
     }
+    notes.violations.append(&mut blobs::judge(shared, &states).await);
     report.digest = digest.finish();
     report.violations = notes.violations;
     report
+}
+
+impl Report {
+    fn take_in(&mut self, records: &[StoredRecord]) {
+        for stored in records {
+            match &stored.record.event {
+                Event::WorkspaceRestored { .. } => self.restored += 1,
+                Event::AgentToolResult { content, .. } if without_notice(content).len() < content.len() => {
+                    self.losses_told += 1;
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 struct History<'h> {
@@ -106,9 +131,13 @@ impl History<'_> {
         self.require(!taken_over || !self.orderly, || "it was taken over, not handed over".to_owned());
         let delivered = notes.delivered.get(self.id);
         if let Some(delivered) = delivered {
-            // A lease may end when everybody has gone.
+            // A lease may end, and files be kept, when everybody has gone.
+            let is_late = |event: &Event| {
+                use Event::{LeaseEnded, WorkspaceRestored, WorkspaceSaved};
+                matches!(event, LeaseEnded { .. } | WorkspaceSaved { .. } | WorkspaceRestored { .. })
+            };
             let missed = self.records.get(delivered.len()..).unwrap_or_default();
-            let missed = missed.iter().find(|stored| !matches!(stored.record.event, Event::LeaseEnded { .. }));
+            let missed = missed.iter().find(|stored| !is_late(&stored.record.event));
             self.require(missed.is_none(), || format!("a feed delivered {} records", delivered.len()));
         }
         if self.settled {
@@ -254,7 +283,7 @@ impl History<'_> {
     ) {
         let none = Vec::new();
         let runs = notes.executions.get(call).unwrap_or(&none);
-        let text = content.first().and_then(ContentBlock::as_text).unwrap_or_default();
+        let text = without_notice(content).first().and_then(ContentBlock::as_text).unwrap_or_default();
         if matches!(name, "write" | "bash") {
             self.require(runs.len() <= 1, || format!("{call} ({name}) ran {} times", runs.len()));
         }
@@ -268,7 +297,17 @@ impl History<'_> {
     /// The history, for whoever has to find out why.
     fn told(&self) -> String {
         let line = |stored: &StoredRecord| {
-            format!("  {:>4} {} {}", stored.record.position, stored.record.at, stored.record.event.kind())
+            let detail = match &stored.record.event {
+                Event::ToolStarted { tool_use_id, tip, .. } => format!(" {tool_use_id} {tip:?}"),
+                Event::WorkspaceSaved { manifest, tip, .. } => format!(" {} {tip:?}", manifest.as_str()),
+                Event::WorkspaceRestored { manifest, tip } => format!(" {manifest:?} {tip}"),
+                Event::AgentToolResult { tool_use_id, content, .. } => {
+                    let texts: Vec<_> = content.iter().filter_map(ContentBlock::as_text).collect();
+                    format!(" {tool_use_id} {texts:?}")
+                }
+                _ => String::new(),
+            };
+            format!("  {:>4} {} {}{detail}", stored.record.position, stored.record.at, stored.record.event.kind())
         };
         let lines: Vec<String> = self.records.iter().map(line).collect();
         format!("{}:\n{}", self.id, lines.join("\n"))

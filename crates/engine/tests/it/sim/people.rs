@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{Cluster, Node};
-use super::{Shared, keyed};
+use super::{Shared, keyed, uploads};
 use crate::rig::{agent, message};
 
 /// Creates a session, uses it for a while, and sees it settle.
@@ -86,7 +86,7 @@ impl Client {
     async fn act(&self, id: &SessionId, act: u64) {
         let dice = &self.shared.dice;
         let text = format!("message {act} of {id}: {}", dice.next());
-        match dice.below(13) {
+        match dice.below(16) {
             0..=3 => self.post(id, vec![message(&text)]).await,
             4 => self.post_twice(id, message(&text)).await,
             5 => self.post(id, vec![message(&text), message("and another")]).await,
@@ -100,6 +100,7 @@ impl Client {
             }
             9 => self.stop_a_worker().await,
             10 => keyed::post(&self.shared, &self.cluster, id, text).await,
+            11..=13 => uploads::act(&self.shared, &self.cluster, id).await,
             _ => self.answer(id).await,
         }
     }

@@ -14,6 +14,8 @@ pub(crate) struct Weather {
     rough: AtomicBool,
     /// The store is away for everybody.
     store_away: AtomicBool,
+    /// The object store is away for everybody.
+    blobs_away: AtomicBool,
     /// A process is killed around a call.
     crash_each: u64,
     /// The store does not answer; the call took place or not.
@@ -32,6 +34,17 @@ pub(crate) struct Weather {
     pub(crate) model_each: u64,
     /// The store is away for everybody, so often in one simulation.
     pub(crate) outages: u64,
+    /// The object store does not answer; the call took place or not.
+    blobs_each: u64,
+    /// The object store is away for everybody, so often in one simulation.
+    pub(crate) blob_outages: u64,
+    pub(crate) has_object_store: bool,
+    /// Whatever nothing refers to is collected within seconds, and not after a day.
+    pub(crate) hasty_collector: bool,
+    /// Workers are killed, some seconds after they started.
+    pub(crate) kills_workers: bool,
+    /// A worker may come back without the disk that it had.
+    pub(crate) disks_lost: bool,
     /// Servers are killed at the end of their lives, and not only drained.
     pub(crate) kills: bool,
     /// Every server in turn is replaced, so often in one simulation.
@@ -56,6 +69,7 @@ impl Weather {
         Self {
             rough: AtomicBool::new(true),
             store_away: AtomicBool::new(false),
+            blobs_away: AtomicBool::new(false),
             crash_each: kind(12),
             unavailable_each: kind(60),
             delay_each: kind(400),
@@ -65,6 +79,12 @@ impl Weather {
             deaf_each: kind(10),
             model_each: kind(150),
             outages: kind(3),
+            blobs_each: kind(60),
+            blob_outages: kind(3),
+            has_object_store: dice.chance(850),
+            hasty_collector: dice.chance(500),
+            kills_workers: kind(1) > 0,
+            disks_lost: kind(1) > 0,
             kills: kind(1) > 0,
             rollouts: if dice.chance(400) { 1 + dice.below(2) } else { 0 },
             key_limits: KeyLimits {
@@ -78,6 +98,7 @@ impl Weather {
     pub(crate) fn clear(&self) {
         self.rough.store(false, Ordering::Relaxed);
         self.store_away.store(false, Ordering::Relaxed);
+        self.blobs_away.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn is_rough(&self) -> bool {
@@ -86,6 +107,10 @@ impl Weather {
 
     pub(crate) fn set_store_away(&self, away: bool) {
         self.store_away.store(away && self.is_rough(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_blobs_away(&self, away: bool) {
+        self.blobs_away.store(away && self.is_rough(), Ordering::Relaxed);
     }
 
     /// No process is ever slow, cut off or paused by itself: who is not heard of is dead, or the store is away.
@@ -209,6 +234,31 @@ impl Process {
     /// Whether a listener is told that it missed something, be it true or not.
     pub(crate) fn loses_frames(&self) -> bool {
         self.happens(self.weather.bell_each / 20)
+    }
+
+    /// Whether a collection of garbage ends in the middle.
+    pub(crate) fn fails_halfway(&self) -> bool {
+        self.happens(self.weather.unavailable_each)
+    }
+
+    /// One call to the object store, with everything that may befall it.
+    pub(crate) async fn blob_call<T>(
+        &self,
+        effect: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let away = || self.weather.blobs_away.load(Ordering::Relaxed) || self.happens(self.weather.blobs_each / 2);
+        let unavailable = || Err(StoreError::Unavailable("simulated: no object store".to_owned()));
+        self.step(5).await;
+        self.dawdle().await;
+        if away() {
+            sleep(Duration::from_millis(self.dice.below(500))).await;
+            return unavailable();
+        }
+        self.step(0).await;
+        let result = effect.await;
+        self.step(5).await;
+        self.dawdle().await;
+        if away() { unavailable() } else { result }
     }
 
     /// One call to the store, with everything that may befall it. `weight` is how likely a crash is around it.

@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use engine::memory::MemoryStore;
 use engine::port::leases::Claimed;
-use engine::port::{Append, AppendError, Appended, EventLog, Fence, Leases, StoreError};
+use engine::port::resources::ResourceError;
+use engine::port::{
+    Append, AppendError, Appended, BlobHash, EventLog, Fence, FileResource, Keep, Leases, Resources as _, StoreError,
+};
 use session::Event;
-use session::id::{EventId, ReplicaId, SessionId};
+use session::id::{EventId, ReplicaId, ResourceId, SessionId};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Shared;
@@ -19,6 +22,9 @@ use super::weather::{Process, Weather};
 
 /// In fair weather nothing that is due waits longer for a living owner, however few the servers and their slots.
 const ATTENDED_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a session is given: paths and content.
+pub(crate) type Given = BTreeMap<String, BlobHash>;
 
 /// What was seen.
 pub(crate) struct Witness {
@@ -37,6 +43,8 @@ struct Seen {
     /// Calls whose start was recorded, and those that have a result.
     told_of: BTreeSet<EventId>,
     books: Books,
+    /// What each session was given, by the version of that.
+    given: BTreeMap<SessionId, BTreeMap<u64, Given>>,
     violations: Vec<String>,
 }
 
@@ -89,7 +97,11 @@ impl Witness {
             None => None,
         };
         let ledger = append.ledger.clone();
+        let is_given = !append.resources.is_empty();
         let appended = store.append(append).await?;
+        if is_given {
+            self.see_given(store, &session_id).await?;
+        }
         self.see(|seen| {
             if named != in_force {
                 seen.violations.push(format!("{session_id}: {named:?} appended while {in_force:?} was in force"));
@@ -127,6 +139,50 @@ impl Witness {
         store.retire(replica_id).await?;
         self.see(|seen| seen.servers.remove(replica_id));
         Ok(())
+    }
+
+    pub(crate) async fn add_resource(
+        &self,
+        store: &MemoryStore,
+        resource: &FileResource,
+        keep: Option<Keep<FileResource>>,
+    ) -> Result<(), ResourceError> {
+        store.add_resource(resource, keep).await?;
+        let session_id = resource.file.session_id.as_ref().expect("a copy is its session's");
+        Ok(self.see_given(store, session_id).await?)
+    }
+
+    pub(crate) async fn remove_resource(
+        &self,
+        store: &MemoryStore,
+        session_id: &SessionId,
+        id: &ResourceId,
+    ) -> Result<bool, StoreError> {
+        let removed = store.remove_resource(session_id, id).await?;
+        self.see_given(store, session_id).await?;
+        Ok(removed)
+    }
+
+    async fn see_given(&self, store: &MemoryStore, session_id: &SessionId) -> Result<(), StoreError> {
+        let version = store.resources_version(session_id).await?;
+        let given = store.resources(std::slice::from_ref(session_id)).await?;
+        let given = given.into_iter().filter_map(|given| Some((given.mount_path, given.file.blob?))).collect();
+        self.see(|seen| seen.given.entry(session_id.clone()).or_default().insert(version, given));
+        Ok(())
+    }
+
+    /// A call begins to run with these files mounted: what the session was given when the call was announced, or later.
+    pub(crate) fn mounted(&self, call: &EventId, session_id: &SessionId, announced: u64, mounted: &Given) {
+        self.see(|seen| {
+            let nothing = BTreeMap::from([(0, Given::new())]);
+            let given = seen.given.get(session_id).unwrap_or(&nothing);
+            let given: Vec<&Given> = given.range(announced..).map(|(_, given)| given).collect();
+            let is_given = given.contains(&mounted) || announced == 0 && mounted.is_empty();
+            if !is_given {
+                let text = format!("{call} runs with {mounted:?}, and its session was given {given:?}");
+                seen.violations.push(text);
+            }
+        });
     }
 
     /// The model is asked: that must have been recorded before, once for each time.
