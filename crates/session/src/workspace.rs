@@ -99,13 +99,20 @@ impl Workspace {
         self.unsaved = if self.tip.as_ref() == tip { 0 } else { self.unsaved.min(1) };
     }
 
+    /// The folder was made anew from the last snapshot. Without one it is whatever its worker has, as it will be at the
+    /// next such move: so the same calls are lost again, or back again, and the model is told again.
     pub(crate) fn restore(&mut self, tip: &EventId) {
         self.tip = Some(tip.clone());
-        let calls = std::mem::take(&mut self.unsaved);
-        if calls > 0 {
-            let before = self.lost.take().map_or(0, |lost| lost.calls);
-            self.lost = Some(Lost { calls: before + calls, saved_at: self.saved.as_ref().map(|saved| saved.at) });
+        if self.unsaved == 0 {
+            return;
         }
+        self.lost = Some(match &self.saved {
+            Some(saved) => {
+                let before = self.lost.take().map_or(0, |lost| lost.calls);
+                Lost { calls: before + std::mem::take(&mut self.unsaved), saved_at: Some(saved.at) }
+            }
+            None => Lost { calls: self.unsaved, saved_at: None },
+        });
     }
 
     /// A result that tells of what was lost has been recorded.
@@ -137,14 +144,14 @@ fn is_notice(block: &ContentBlock) -> bool {
 
 fn notice(lost: &Lost) -> String {
     let Lost { calls, saved_at } = lost;
-    let (calls, verb) =
+    let (calls, is) =
         if *calls == 1 { ("the last call".to_owned(), "is") } else { (format!("the last {calls} calls"), "are") };
-    let state = match saved_at {
-        Some(at) => format!("are again as they were at {at}"),
-        None => "may be missing, because no state of them was ever saved".to_owned(),
+    let (state, is) = match saved_at {
+        Some(at) => (format!("are again as they were at {at}"), is),
+        None => ("may be missing, because no state of them was ever saved".to_owned(), "may be"),
     };
     format!(
-        "{NOTICE}Its files {state}; what {calls} of bash, write or edit before this one changed {verb} lost. Check the \
+        "{NOTICE}Its files {state}; what {calls} of bash, write or edit before this one changed {is} lost. Check the \
          files before you rely on them.]"
     )
 }

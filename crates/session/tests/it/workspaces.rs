@@ -88,6 +88,20 @@ fn files_that_were_never_saved_are_told_as_missing() {
 }
 
 #[test]
+fn files_that_were_never_saved_are_told_as_missing_each_time_that_they_move() {
+    let story = story(&["write", "read", "read", "read"]).starts(0).worker_answers(0, "done");
+    let story = story.restores().worker_answers(1, "nothing").worker_answers(2, "nothing");
+    assert_eq!(story.told(), ["nothing"]);
+    // Another worker, perhaps the first one with all that it had.
+    let story = story.restores().worker_answers(3, "content");
+    let [notice, "content"] = story.told()[..] else { panic!("{:?}", story.told()) };
+    assert!(
+        notice.contains("what the last call of bash, write or edit before this one changed may be lost"),
+        "{notice}"
+    );
+}
+
+#[test]
 fn a_call_that_only_reads_leaves_the_files_as_they_are() {
     let story = story(&["read", "write"]).starts(0);
     assert_eq!(story.state.workspace.tip, None);
