@@ -126,6 +126,7 @@ macro_rules! contract_tests {
             files: a_file_is_what_was_stored, a_file_needs_its_content, files_are_listed,
                 content_stays_while_a_file_has_it, expired_content_is_let_go, files_of_a_session_go_with_it;
             resources: a_session_is_created_with_its_resources, resources_come_and_go,
+                a_session_is_given_what_its_resources_hold,
                 a_resource_that_cannot_be_is_refused, of_two_resources_at_one_path_one_is_made,
                 a_resource_is_added_once_for_a_key, a_copy_goes_with_its_resource_alone,
                 a_deleted_session_leaves_no_files, a_path_has_one_output, an_output_needs_a_token_and_its_content,

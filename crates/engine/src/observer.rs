@@ -2,7 +2,7 @@
 //!
 //! The engine says what happened, once, where it was done; names, labels and buckets are the server's.
 
-use session::event::{Event, ModelUsage, SessionErrorKind, TurnOutcome};
+use session::event::{Event, ModelUsage, SessionError, SessionErrorKind, TurnOutcome};
 use session::{State, Timestamp};
 
 use crate::port::{Cap, StoredRecord};
@@ -23,6 +23,19 @@ pub struct TurnEnd {
     pub duration_seconds: f64,
     /// Model requests answered.
     pub requests: u32,
+    /// For a turn that failed.
+    pub failure: Option<Failure>,
+}
+
+/// What a turn failed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its model: errors that outlasted every retry, or answers that came to no end.
+    Model,
+    /// The cap of its session's API key.
+    Cap,
+    /// Its owners: one after the other was lost.
+    Owners,
 }
 
 /// How a model request ended.
@@ -156,13 +169,19 @@ impl Observer for Silent {}
 pub(crate) fn observe_turns(observer: &dyn Observer, before: Option<&State>, after: &State, appended: &[StoredRecord]) {
     let mut started_at: Option<Timestamp> = before.and_then(|state| state.turn.as_ref()).map(|turn| turn.started_at);
     let mut requests = before.and_then(|state| state.turn.as_ref()).map_or(0, |turn| turn.requests);
+    let (mut request_ended, mut failure) = (false, None);
     for stored in appended {
         match &stored.record.event {
             Event::Created(_) => observer.session_created(),
-            Event::ModelRequestEnd { is_error: false, .. } => requests += 1,
+            Event::ModelRequestEnd { is_error, .. } => {
+                request_ended = true;
+                requests += u32::from(!is_error);
+            }
+            Event::Error { error, .. } => failure = Some(failure_of(error, request_ended)),
             Event::TurnEnded { outcome } => {
                 let duration_seconds = started_at.take().map_or(0.0, |start| stored.record.at.seconds_since(start));
-                observer.turn_ended(&TurnEnd { outcome: *outcome, duration_seconds, requests });
+                let failure = failure.take().filter(|_| *outcome == TurnOutcome::Failed);
+                observer.turn_ended(&TurnEnd { outcome: *outcome, duration_seconds, requests, failure });
                 requests = 0;
             }
             _ => {}
@@ -172,5 +191,14 @@ pub(crate) fn observe_turns(observer: &dyn Observer, before: Option<&State>, aft
     let had_turn = before.is_some_and(|state| state.turn.is_some()) && !ended;
     if after.turn.is_some() && !had_turn {
         observer.turn_started();
+    }
+}
+
+/// What an error that ends a turn says of the cause. Providers, too, send bills: theirs end a request.
+fn failure_of(error: &SessionError, request_ended: bool) -> Failure {
+    match error.kind {
+        SessionErrorKind::Billing if !request_ended => Failure::Cap,
+        SessionErrorKind::Unknown => Failure::Owners,
+        _ => Failure::Model,
     }
 }

@@ -96,6 +96,32 @@ pub async fn resources_come_and_go(subject: &impl Subject) {
     assert_eq!(store.resources_version(&"sesn_none".into()).await.expect("the store answers"), 0);
 }
 
+pub async fn a_session_is_given_what_its_resources_hold(subject: &impl Subject) {
+    let store = subject.store();
+    let (story, other) = (session(subject, 1).await, session(subject, 2).await);
+    for content in [&b"given"[..], b"theirs", b"made"] {
+        subject.blobs().put(content.to_vec()).await.expect("it is kept");
+    }
+    let is_given = async |story: &Story, content: &str| {
+        store.is_given(story.id(), &BlobHash::of(content.as_bytes())).await.expect("the store answers")
+    };
+    assert!(!is_given(&story, "given").await);
+    let resource = given(&story, 1, "a", "given");
+    store.add_resource(&resource, None).await.expect("there is room");
+    store.add_resource(&given(&story, 2, "b", "given"), None).await.expect("there is room");
+    store.add_resource(&given(&other, 3, "a", "theirs"), None).await.expect("there is room");
+    store.create_files(&[file(&story, "file_made", "made", 4)]).await.expect("the content is there");
+    for (content, expected) in [("given", true), ("theirs", false), ("made", false), ("x", false)] {
+        assert_eq!(is_given(&story, content).await, expected, "{content}");
+    }
+    assert!(!is_given(&other, "given").await && is_given(&other, "theirs").await);
+
+    assert!(store.remove_resource(story.id(), &resource.id).await.expect("the store answers"));
+    assert!(is_given(&story, "given").await, "another resource has it");
+    assert!(store.remove_resource(story.id(), &"sesrsc_0002".into()).await.expect("the store answers"));
+    assert!(!is_given(&story, "given").await);
+}
+
 pub async fn a_resource_that_cannot_be_is_refused(subject: &impl Subject) {
     let store = subject.store();
     let mut story = session(subject, 1).await;

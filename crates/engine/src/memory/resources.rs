@@ -9,7 +9,7 @@ use super::store::Tables;
 use crate::port::resources::{
     KnownOutput, OUTPUTS_MAX, Output, OutputError, PutOutput, RESOURCES_MAX, ResourceError, in_the_way,
 };
-use crate::port::{File, FileResource, Keep, Resources, StoreError};
+use crate::port::{BlobHash, File, FileResource, Keep, Resources, StoreError};
 
 impl Tables {
     /// Whether the file's content is in the registry.
@@ -93,6 +93,10 @@ impl Resources for MemoryStore {
             sessions.iter().flat_map(|session_id| tables.resources_of(session_id)).cloned().collect();
         found.sort_by(|left, right| (left.file.created_at, &left.id).cmp(&(right.file.created_at, &right.id)));
         Ok(found)
+    }
+
+    async fn is_given(&self, session_id: &SessionId, hash: &BlobHash) -> Result<bool, StoreError> {
+        Ok(self.tables().resources_of(session_id).any(|resource| resource.file.blob.as_ref() == Some(hash)))
     }
 
     async fn remove_resource(&self, session_id: &SessionId, id: &ResourceId) -> Result<bool, StoreError> {

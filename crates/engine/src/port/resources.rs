@@ -108,6 +108,9 @@ pub trait Resources: Send + Sync + 'static {
     /// The resources of these sessions, oldest first.
     async fn resources(&self, sessions: &[SessionId]) -> Result<Vec<FileResource>, StoreError>;
 
+    /// Whether a resource of the session has this content.
+    async fn is_given(&self, session_id: &SessionId, hash: &BlobHash) -> Result<bool, StoreError>;
+
     /// Takes a resource, and its copy, from its session; `false` if there is none.
     async fn remove_resource(&self, session_id: &SessionId, id: &ResourceId) -> Result<bool, StoreError>;
 

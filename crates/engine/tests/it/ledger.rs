@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::observer::{Basis, Observer};
+use engine::observer::{Basis, Failure, Observer, TurnEnd};
 use engine::port::ledger::{Amount, Caps, KeyUsage, Ledger};
 use engine::port::{Cap, KeyLimits};
 use session::event::{EnvironmentKind, RetryStatus, SessionErrorKind, StopReason};
@@ -34,6 +34,15 @@ fn slow() -> Step {
 
 fn is_asking(event: &Event) -> bool {
     matches!(event, Event::ModelRequestStart { .. })
+}
+
+/// Tells what ended turns fail by.
+struct Failures(UnboundedSender<Option<Failure>>);
+
+impl Observer for Failures {
+    fn turn_ended(&self, end: &TurnEnd) {
+        let _ = self.0.send(end.failure);
+    }
 }
 
 /// Tells what it hears of the ledger.
@@ -98,6 +107,28 @@ async fn what_does_not_fit_is_refused_and_the_turn_ends() {
     }
     assert!(rig.model.asked().is_empty());
     assert_eq!(usage(&rig).await, KeyUsage::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cap_is_told_from_the_bill_of_a_provider() {
+    let mut bill = overloaded();
+    if let Err(error) = &mut bill.result {
+        (error.kind, error.retryable) = (SessionErrorKind::Billing, false);
+    }
+    let cases = [
+        (33_000, says(&["never"]), Some(Failure::Cap)),
+        (1_000_000, bill, Some(Failure::Model)),
+        (1_000_000, says(&["Hello."]), None),
+    ];
+    for (tokens, step, expected) in cases {
+        let rig = capped(tokens);
+        let (sender, mut told) = unbounded_channel();
+        let replica = rig.observed_replica(4, Arc::new(Failures(sender)));
+        let id = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
+        rig.model.then(step);
+        post(&replica.sessions, &id, vec![message("Hello")]).await;
+        assert_eq!(told.recv().await, Some(expected));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -369,7 +369,8 @@ async fn who_waits_longest_is_next_and_no_room_is_left_empty() {
 async fn a_panic_in_one_session_harms_no_other_and_is_given_up_in_the_end() {
     quiet_simulated_panics();
     let rig = Rig::new();
-    let replica = rig.replica(4);
+    let told = Arc::new(Counts::default());
+    let replica = rig.observed_replica(4, told.clone());
     let faulty = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
     let mut feed = rig.follow(&faulty).await;
     rig.model.panic_for(&faulty);
@@ -379,6 +380,8 @@ async fn a_panic_in_one_session_harms_no_other_and_is_given_up_in_the_end() {
         |item| matches!(item, FeedItem::Record(stored) if matches!(stored.record.event, Event::TakenOver { .. })),
     );
     assert_eq!(takeovers.count(), 3, "then the turn is given up");
+    let last = told.0.lock().unwrap().last().cloned();
+    assert_eq!(last.as_deref(), Some("turn ended Failed by Owners after 0"));
 
     let sound = rig.session(&replica.sessions, EnvironmentKind::Cloud).await;
     let mut feed = rig.follow(&sound).await;
@@ -545,7 +548,8 @@ impl Observer for Counts {
     }
 
     fn turn_ended(&self, end: &TurnEnd) {
-        self.tell(format!("turn ended {:?} after {}", end.outcome, end.requests));
+        let failure = end.failure.map(|failure| format!(" by {failure:?}")).unwrap_or_default();
+        self.tell(format!("turn ended {:?}{failure} after {}", end.outcome, end.requests));
     }
 
     fn time_to_first_token(&self, _seconds: f64) {

@@ -1,7 +1,7 @@
 //! `agent-service bench`: what a turn, a token, a stream and a start cost, each beside its floor.
 //!
-//! The server under test is this executable, started as a child process on an empty folder (or a database that the
-//! caller names), with the scripted model and no worker. The floor is another child: an axum server that answers the
+//! The server under test is this executable, started as a child process on an empty folder (or on the [`stores`] that
+//! the caller names), with the scripted model and no worker. The floor is another child: an axum server that answers the
 //! same requests with the same frames and does nothing else but one INSERT a turn ([`floor`]). Both are driven over
 //! loopback by the same clients ([`load`], [`service`]), in the same run, on the same machine; CPU time and memory are the
 //! kernel's figures for the child. Time and counts are bounded, and both children end with the run.
@@ -12,6 +12,7 @@ mod figures;
 mod floor;
 mod load;
 mod service;
+mod stores;
 mod subject;
 mod tools;
 
@@ -26,15 +27,15 @@ use self::connection::Follower;
 use self::figures::{Figure, Report};
 use self::load::{Client, Totals};
 use self::service::{Demand, Service};
+use self::stores::Stores;
 use self::subject::{Kind, Subject};
 use super::small_runtime;
 
 /// What to measure, and on what.
 #[derive(Debug, Args)]
 pub(super) struct BenchArguments {
-    /// PostgreSQL database to measure on, which will be written to; without it, SQLite in a temporary folder.
-    #[arg(long, value_name = "URL")]
-    postgres: Option<String>,
+    #[command(flatten)]
+    stores: Stores,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -66,8 +67,8 @@ pub(super) struct BenchArguments {
     #[arg(long, default_value_t = 100_000)]
     event: usize,
     /// Measure what the confinement of tools costs, instead of the server.
-    #[arg(long, conflicts_with_all = ["postgres", "sessions", "token_streams", "streams", "open_sessions", "rate",
-        "live_sessions", "history", "seconds", "event"])]
+    #[arg(long, conflicts_with_all = ["postgres", "redis", "sessions", "token_streams", "streams", "open_sessions",
+        "rate", "live_sessions", "history", "seconds", "event"])]
     tools: bool,
     /// Sandboxes that live at the same time, with `--tools`.
     #[arg(long, default_value_t = 200, requires = "tools")]
@@ -126,9 +127,11 @@ fn make_folder() -> anyhow::Result<PathBuf> {
 }
 
 async fn measure(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Report> {
+    arguments.stores.check_redis().await?;
     let server = measure_one(arguments, folder, Kind::Server).await?;
     let floor = measure_one(arguments, folder, Kind::Floor).await?;
     let append = append_cost(arguments, folder).await?;
+    arguments.stores.check_redis().await.context("Redis went while it was measured on")?;
     let pair = |name: String, unit, pick: fn(&Measured) -> f64, goal| Figure {
         name,
         unit,
@@ -203,8 +206,8 @@ async fn measure(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Re
         floor: None,
         goal: figures::at_most(1.2),
     });
-    let database = if arguments.postgres.is_some() { "PostgreSQL" } else { "SQLite" };
-    Ok(Report { subject: database, cores: std::thread::available_parallelism().map_or(1, usize::from), figures })
+    let subject = arguments.stores.name();
+    Ok(Report { subject, cores: std::thread::available_parallelism().map_or(1, usize::from), figures })
 }
 
 /// One child's figures.
@@ -221,7 +224,7 @@ struct Measured {
 
 async fn measure_one(arguments: &BenchArguments, folder: &Path, kind: Kind) -> anyhow::Result<Measured> {
     let folder = folder.join(kind.name());
-    let start = |settings| Subject::start(kind, &folder, arguments.postgres.as_deref(), settings);
+    let start = |settings| Subject::start(kind, &folder, &arguments.stores, settings);
     let mut starts = Vec::new();
     note(kind, "start");
     for _ in 0..STARTS {
@@ -325,7 +328,7 @@ async fn append_cost(arguments: &BenchArguments, folder: &Path) -> anyhow::Resul
     note(Kind::Server, "appends");
     let folder = folder.join("appends");
     let settings = "agent: {token_limit: 1000}\n";
-    let subject = Subject::start(Kind::Server, &folder, arguments.postgres.as_deref(), settings).await?;
+    let subject = Subject::start(Kind::Server, &folder, &arguments.stores, settings).await?;
     let mut clients = open(&subject, 1).await?;
     // Past the first hundred events, and past what a fresh process has to warm up.
     take_turns(&mut clients, 20).await?;

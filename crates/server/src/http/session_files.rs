@@ -57,9 +57,10 @@ pub(super) async fn content(
 ) -> Result<Response, ApiError> {
     let held = held_item(caller, &ids)?;
     let named = ids.text("hash");
-    let given = resources::of(&service, &held.item.session_id).await?;
-    let hash = given.into_iter().filter_map(|resource| resource.file.blob).find(|hash| hash.as_str() == named);
-    let hash = hash.ok_or_else(|| ApiError::not_found("content", named))?;
+    let hash = BlobHash::parse(named).ok_or_else(|| ApiError::not_found("content", named))?;
+    if !service.world.resources.is_given(&held.item.session_id, &hash).await? {
+        return Err(ApiError::not_found("content", named));
+    }
     let open = files::blobs(&service)?.open(&hash).await?;
     let open = open.ok_or_else(|| ApiError::internal(format!("the content {hash} of a resource is gone")))?;
     let headers = [(header::CONTENT_TYPE, "application/octet-stream")];

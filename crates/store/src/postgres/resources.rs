@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use engine::port::resources::{
     KnownOutput, OUTPUTS_MAX, Output, OutputError, PutOutput, RESOURCES_MAX, ResourceError, in_the_way,
 };
-use engine::port::{Answer, FileResource, Keep, Kept, Resources, StoreError};
+use engine::port::{Answer, BlobHash, FileResource, Keep, Kept, Resources, StoreError};
 use session::id::{ResourceId, SessionId, WorkId};
 use sqlx::{query, query_scalar};
 
@@ -59,6 +59,21 @@ impl Resources for PostgresStore {
             .await
             .map_err(store_error)?;
             rows.iter().map(row::file_resource).collect()
+        })
+        .await
+    }
+
+    async fn is_given(&self, session_id: &SessionId, hash: &BlobHash) -> Result<bool, StoreError> {
+        bounded(async {
+            query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM files f JOIN session_resources r ON r.file_id = f.id \
+                 WHERE f.session_id = $1 AND f.blob = $2)",
+            )
+            .bind(findable(session_id.as_str()))
+            .bind(hash.as_str())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(store_error)
         })
         .await
     }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use engine::port::resources::{
     KnownOutput, OUTPUTS_MAX, Output, OutputError, PutOutput, RESOURCES_MAX, ResourceError, in_the_way,
 };
-use engine::port::{AppendError, FileResource, Keep, Resources, StoreError};
+use engine::port::{AppendError, BlobHash, FileResource, Keep, Resources, StoreError};
 use session::id::{ResourceId, SessionId, WorkId};
 use sqlx::{query, query_scalar};
 
@@ -50,6 +50,18 @@ impl Resources for SqliteStore {
         .await
         .map_err(store_error)?;
         rows.iter().map(row::file_resource).collect()
+    }
+
+    async fn is_given(&self, session_id: &SessionId, hash: &BlobHash) -> Result<bool, StoreError> {
+        query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM files f JOIN session_resources r ON r.file_id = f.id \
+             WHERE f.session_id = ? AND f.blob = ?)",
+        )
+        .bind(session_id.as_str())
+        .bind(hash.as_str())
+        .fetch_one(&self.readers)
+        .await
+        .map_err(store_error)
     }
 
     async fn remove_resource(&self, session_id: &SessionId, id: &ResourceId) -> Result<bool, StoreError> {

@@ -50,7 +50,7 @@ pub(super) struct Figure {
 
 /// Everything that was measured.
 pub(super) struct Report {
-    /// The database or, for tools, the level of confinement.
+    /// The stores or, for tools, the level of confinement.
     pub(super) subject: &'static str,
     pub(super) cores: usize,
     pub(super) figures: Vec<Figure>,

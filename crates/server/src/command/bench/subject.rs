@@ -11,7 +11,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use super::stores::Stores;
 use crate::command::client::Api;
+use crate::command::system::draw_key;
 use crate::secret::Secret;
 use crate::telemetry::process::{Usage, usage};
 
@@ -48,16 +50,11 @@ pub(super) struct Subject {
 
 impl Subject {
     /// Starts a child and returns when it is healthy. `settings` are those of its configuration file.
-    pub(super) async fn start(
-        kind: Kind,
-        folder: &Path,
-        postgres: Option<&str>,
-        settings: &str,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn start(kind: Kind, folder: &Path, stores: &Stores, settings: &str) -> anyhow::Result<Self> {
         crate::command::data_folder::create(folder)?;
         let mut command = match kind {
-            Kind::Server => server(folder, postgres, settings)?,
-            Kind::Floor => floor(folder, postgres),
+            Kind::Server => server(folder, stores, settings)?,
+            Kind::Floor => floor(folder, stores),
         };
         let began = Instant::now();
         let mut child = command
@@ -98,7 +95,7 @@ impl Subject {
         }
         let api = Api::new(&format!("http://{}", self.address), Secret::new(KEY))?;
         let agent = api.post("/v1/agents", &json!({"name": "bench", "model": "demo"})).await?;
-        let name = crate::command::system::draw_key("bench-");
+        let name = draw_key("bench-");
         let environment = json!({"name": name, "config": {"type": "self_hosted"}});
         let environment = api.post("/v1/environments", &environment).await?;
         let body = json!({"agent": agent["id"], "environment_id": environment["id"]});
@@ -124,26 +121,30 @@ impl Subject {
 }
 
 /// This executable as a server, with nothing of this process's environment.
-fn server(folder: &Path, postgres: Option<&str>, settings: &str) -> anyhow::Result<Command> {
+fn server(folder: &Path, stores: &Stores, settings: &str) -> anyhow::Result<Command> {
     let file = folder.join("config.yaml");
-    std::fs::write(&file, format!("worker: {{embedded: false}}\nserver: {{host: 127.0.0.1}}\n{settings}"))?;
+    let prefix = draw_key("bench-");
+    let fixed = format!("worker: {{embedded: false}}\nserver: {{host: 127.0.0.1}}\nredis: {{key_prefix: {prefix}}}\n");
+    std::fs::write(&file, fixed + settings)?;
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["serve", "--port", "0", "--metrics-port", "0", "--max-agents", "10000", "--log-level", "warn"])
         .args([PathBuf::from("--data-dir"), folder.join("data"), PathBuf::from("--config"), file])
         .env_clear()
         .env("AGENT_API_KEY", KEY);
-    if let Some(url) = postgres {
-        command.env("POSTGRES_URL", url);
+    for (name, url) in [("POSTGRES_URL", &stores.postgres), ("REDIS_URL", &stores.redis)] {
+        if let Some(url) = url {
+            command.env(name, url);
+        }
     }
     Ok(command)
 }
 
-/// This executable as the floor.
-fn floor(folder: &Path, postgres: Option<&str>) -> Command {
+/// This executable as the floor, which tells nobody anything and so has no use for Redis.
+fn floor(folder: &Path, stores: &Stores) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(["bench", "--as-floor"]).arg(folder.join("data")).env_clear();
-    if let Some(url) = postgres {
+    if let Some(url) = &stores.postgres {
         command.env("POSTGRES_URL", url);
     }
     command

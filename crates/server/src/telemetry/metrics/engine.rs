@@ -1,6 +1,6 @@
 //! What the engine reports, as metrics.
 
-use engine::observer::{Basis, CacheOutcome, CallEnd, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
+use engine::observer::{Basis, CacheOutcome, CallEnd, Failure, HandOver, Observer, RequestEnd, ToolOutcome, TurnEnd};
 use engine::port::Cap;
 use session::event::{SessionErrorKind, TurnOutcome};
 
@@ -43,9 +43,12 @@ impl Observer for Metrics {
             TurnOutcome::Failed => "failed",
             TurnOutcome::Refused => "refused",
         };
-        if end.outcome == TurnOutcome::Failed {
-            // A turn fails when the provider's errors outlast every retry; our own faults are counted where they are.
-            self.error("upstream");
+        if let Some(failure) = end.failure {
+            self.error(match failure {
+                Failure::Model => "upstream",
+                Failure::Cap => "client",
+                Failure::Owners => "internal",
+            });
         }
         self.turns.get_or_create(&[("outcome", outcome)]).inc();
         self.turn_duration.get_or_create(&[("outcome", outcome)]).observe(end.duration_seconds);

@@ -1,8 +1,8 @@
 //! `config`, `doctor`, `healthcheck`, `openapi` and what goes wrong on the command line.
 
-use store::testing::Cluster;
+use store::testing::{Cluster, RedisServer};
 
-use super::process::{Server, run, stderr, stdout};
+use super::process::{Server, block_on, run, stderr, stdout};
 
 #[test]
 fn config_check_prints_the_settings_in_force() {
@@ -98,14 +98,44 @@ fn an_unknown_subcommand_is_no_start() {
     assert_eq!(run(&["sreve"]).status.code(), Some(2));
 }
 
-#[test]
-fn bench_measures_every_figure_beside_its_floor() {
+/// The report of a run that is as small as can be, on these stores.
+fn bench(stores: &[&str]) -> serde_json::Value {
     let sizes = "--sessions 2 --token-streams 2 --streams 3 --seconds 1 --event 200 --open-sessions 4 --rate 200 \
                  --live-sessions 2 --history 50";
     let sizes: Vec<&str> = sizes.split_whitespace().collect();
-    let output = run(&[&["bench", "--json"][..], &sizes].concat());
+    let output = run(&[&["bench", "--json"][..], stores, &sizes].concat());
     assert!(output.status.success(), "{}", stderr(&output));
-    let report: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    serde_json::from_str(stdout(&output)).unwrap()
+}
+
+#[test]
+fn bench_measures_on_the_stores_that_it_is_given() {
+    let Some(redis) = block_on(RedisServer::start()) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Some(cluster) = runtime.block_on(Cluster::shared()) else { return };
+    let database = runtime.block_on(cluster.bare_database());
+    let report = bench(&["--postgres", &database.url, "--redis", &redis.options().url]);
+    assert_eq!(report["subject"], "PostgreSQL and Redis");
+    let commands = block_on(redis.command(&["INFO", "commandstats"]));
+    assert!(commands.contains("cmdstat_publish"), "the server told Redis nothing: {commands}");
+}
+
+#[test]
+fn bench_refuses_a_redis_that_it_cannot_measure_on() {
+    // Nothing listens on port 9 of the loopback address.
+    let expected = [("http://127.0.0.1", "redis.url must begin with redis://"), ("redis://127.0.0.1:9", "no answer")];
+    for (url, named) in expected {
+        let output = run(&["bench", "--redis", url]);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(1), ""));
+        let said = stderr(&output);
+        assert!(said.contains("agent-service: --redis: ") && said.contains(named), "{said}");
+    }
+}
+
+#[test]
+fn bench_measures_every_figure_beside_its_floor() {
+    let report = bench(&[]);
+    assert_eq!(report["subject"], "SQLite");
     let figures = report["figures"].as_array().unwrap();
     assert_eq!(figures.len(), 13, "{report}");
     // The kernel counts CPU time in hundredths of a second: so little work may well be none. A figure that could not

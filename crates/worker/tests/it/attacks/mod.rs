@@ -11,9 +11,10 @@
 //!
 //! - [`run`] runs the corpus at every level of [`run::levels`], and the controls.
 //! - [`page`] holds `docs/security.md` to the list.
-//! - The other files are the list, one file an area. An attempt uses nothing but bash and perl-base, so that the
+//! - The other files are the list, one or more an area. An attempt uses nothing but bash and perl-base, so that the
 //!   corpus runs in a minimal container too, and names the test's place by `%name%`, see [`scene::Scene::fill`].
 
+mod file_tools;
 mod files;
 mod kernel;
 mod network;
@@ -25,8 +26,10 @@ mod resources;
 mod run;
 mod scene;
 mod secrets;
+mod service_folder;
 mod sessions;
 mod text;
+mod uploads;
 
 /// Printed by an attempt that got what it must not get, where nobody outside can see it.
 pub(crate) const BREACH: &str = "BREACH";
@@ -209,16 +212,17 @@ const fn tool(
 }
 
 /// The whole list.
-pub(crate) fn corpus() -> Vec<(Area, &'static [Attack])> {
-    vec![
-        (Area::Files, files::ATTACKS),
-        (Area::Processes, processes::ATTACKS),
-        (Area::Kernel, kernel::ATTACKS),
-        (Area::Resources, resources::ATTACKS),
-        (Area::Network, network::ATTACKS),
-        (Area::Proxy, proxy::ATTACKS),
-        (Area::Secrets, secrets::ATTACKS),
-        (Area::Sessions, sessions::ATTACKS),
-        (Area::Text, text::ATTACKS),
-    ]
+pub(crate) fn corpus() -> Vec<(Area, Vec<&'static Attack>)> {
+    let areas: [(Area, &[&'static [Attack]]); 9] = [
+        (Area::Files, &[files::ATTACKS, uploads::ATTACKS, service_folder::ATTACKS, file_tools::ATTACKS]),
+        (Area::Processes, &[processes::ATTACKS]),
+        (Area::Kernel, &[kernel::ATTACKS]),
+        (Area::Resources, &[resources::ATTACKS]),
+        (Area::Network, &[network::ATTACKS]),
+        (Area::Proxy, &[proxy::ATTACKS]),
+        (Area::Secrets, &[secrets::ATTACKS]),
+        (Area::Sessions, &[sessions::ATTACKS]),
+        (Area::Text, &[text::ATTACKS]),
+    ];
+    areas.into_iter().map(|(area, files)| (area, files.iter().copied().flatten().collect())).collect()
 }
