@@ -18,7 +18,9 @@ pub enum HandOver {
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TurnEnd {
+pub struct TurnEnd<'a> {
+    /// The name of the session's agent.
+    pub agent: &'a str,
     pub outcome: TurnOutcome,
     pub duration_seconds: f64,
     /// Model requests answered.
@@ -98,7 +100,7 @@ pub trait Observer: Send + Sync + 'static {
     fn turn_started(&self) {}
 
     /// An append of this process ended a turn.
-    fn turn_ended(&self, end: &TurnEnd) {
+    fn turn_ended(&self, end: &TurnEnd<'_>) {
         let _ = end;
     }
 
@@ -181,7 +183,8 @@ pub(crate) fn observe_turns(observer: &dyn Observer, before: Option<&State>, aft
             Event::TurnEnded { outcome } => {
                 let duration_seconds = started_at.take().map_or(0.0, |start| stored.record.at.seconds_since(start));
                 let failure = failure.take().filter(|_| *outcome == TurnOutcome::Failed);
-                observer.turn_ended(&TurnEnd { outcome: *outcome, duration_seconds, requests, failure });
+                let agent = after.agent.name.as_str();
+                observer.turn_ended(&TurnEnd { agent, outcome: *outcome, duration_seconds, requests, failure });
                 requests = 0;
             }
             _ => {}

@@ -11,6 +11,7 @@ mod environments;
 mod keys;
 mod limits;
 mod logging;
+mod metrics;
 mod network;
 mod object_store;
 mod providers;
@@ -35,6 +36,7 @@ pub use environment::{EnvironmentError, NOT_YET};
 pub use environments::EnvironmentsSection;
 pub use limits::{LimitsSection, RequestsPerMinute};
 pub use logging::{LogFormat, LoggingSection};
+pub use metrics::MetricsSection;
 pub use network::{AddressRange, AddressRangeError, WorkerNetwork, WorkerNetworkLimits};
 pub use object_store::ObjectStoreSection;
 pub use providers::{ProviderAccess, ProvidersSection};
@@ -51,6 +53,7 @@ pub struct Config {
     pub server: ServerSection,
     pub agent: AgentSection,
     pub logging: LoggingSection,
+    pub metrics: MetricsSection,
     pub database: DatabaseSection,
     pub redis: RedisSection,
     pub object_store: ObjectStoreSection,
@@ -152,6 +155,7 @@ impl Config {
         self.server.validate()?;
         self.agent.validate()?;
         self.logging.validate()?;
+        self.metrics.validate()?;
         self.database.validate()?;
         self.redis.validate()?;
         self.object_store.validate(self.database.url.is_some())?;

@@ -40,7 +40,7 @@ fn is_asking(event: &Event) -> bool {
 struct Failures(UnboundedSender<Option<Failure>>);
 
 impl Observer for Failures {
-    fn turn_ended(&self, end: &TurnEnd) {
+    fn turn_ended(&self, end: &TurnEnd<'_>) {
         let _ = self.0.send(end.failure);
     }
 }

@@ -547,7 +547,7 @@ impl Observer for Counts {
         self.tell("turn started".to_owned());
     }
 
-    fn turn_ended(&self, end: &TurnEnd) {
+    fn turn_ended(&self, end: &TurnEnd<'_>) {
         let failure = end.failure.map(|failure| format!(" by {failure:?}")).unwrap_or_default();
         self.tell(format!("turn ended {:?}{failure} after {}", end.outcome, end.requests));
     }

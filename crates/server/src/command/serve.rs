@@ -130,7 +130,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             config_hash: &http::secret_hash(&config.to_yaml())[..16],
             max_connections: config.database.max_connections,
         },
-        models::names(&config.models),
+        models::names(&config.models).with_agents(config.metrics.agent_names.iter().cloned()),
     ));
     let retries = Arc::clone(&metrics);
     let models = model::Router::new(&config.models, &models::access(&config), Arc::new(SystemEntropy))?

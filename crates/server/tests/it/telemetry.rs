@@ -20,7 +20,7 @@ fn assert_exposed(metrics: &Metrics, line: &str) {
 #[test]
 fn a_turn_fails_in_the_class_of_what_failed_it() {
     let metrics = metrics();
-    let ended = |outcome, failure| TurnEnd { outcome, duration_seconds: 1.0, requests: 1, failure };
+    let ended = |outcome, failure| TurnEnd { agent: "any", outcome, duration_seconds: 1.0, requests: 1, failure };
     let causes = [(Failure::Model, "upstream"), (Failure::Cap, "client"), (Failure::Owners, "internal")];
     for (failure, class) in causes {
         let series = |count: u64| {
@@ -35,6 +35,24 @@ fn a_turn_fails_in_the_class_of_what_failed_it() {
     for (_, class) in causes {
         assert_exposed(&metrics, &format!("agent_errors_total{{track=\"stable\",class=\"{class}\"}} 1"));
     }
+}
+
+#[test]
+fn turns_of_agents_that_the_settings_name_are_told_apart() {
+    let names = Names::default().with_agents(["reviewer".to_owned()]);
+    let metrics = Metrics::new(&Facts { track: "stable", config_hash: "", max_connections: 2 }, names);
+    let series = |agent: &str, count: u64| {
+        let series = "gen_ai_invoke_agent_duration_seconds_count";
+        let labels = format!("track=\"stable\",gen_ai_agent_name=\"{agent}\",error_type=\"\"");
+        assert_exposed(&metrics, &format!("{series}{{{labels}}} {count}"));
+    };
+    series("reviewer", 0);
+    for agent in ["reviewer", "reviewer", "somebody's"] {
+        let outcome = TurnOutcome::Completed;
+        metrics.turn_ended(&TurnEnd { agent, outcome, duration_seconds: 1.0, requests: 1, failure: None });
+    }
+    series("reviewer", 2);
+    series("other", 1);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use session::event::{SessionErrorKind, TurnOutcome};
 
 use super::Metrics;
 use super::labels::{
-    AgentLabels, CacheLabels, ExecutedToolLabels, OTHER, OperationLabels, RetryLabels, TOOL_ERROR, TURN_FAILED,
-    TokenLabels, ToolLabels, UsageLabels,
+    AgentLabels, CacheLabels, ExecutedToolLabels, OperationLabels, RetryLabels, TOOL_ERROR, TURN_FAILED, TokenLabels,
+    ToolLabels, UsageLabels,
 };
 
 impl Observer for Metrics {
@@ -36,7 +36,7 @@ impl Observer for Metrics {
         self.turns_started.get_or_create(&[("source", "user")]).inc();
     }
 
-    fn turn_ended(&self, end: &TurnEnd) {
+    fn turn_ended(&self, end: &TurnEnd<'_>) {
         let outcome = match end.outcome {
             TurnOutcome::Completed => "completed",
             TurnOutcome::Cancelled => "cancelled",
@@ -54,8 +54,8 @@ impl Observer for Metrics {
         self.turn_duration.get_or_create(&[("outcome", outcome)]).observe(end.duration_seconds);
         self.turn_iterations.observe(f64::from(end.requests));
         let error_type = if end.outcome == TurnOutcome::Failed { TURN_FAILED } else { "" };
-        // Agents are made by clients, and the settings name none.
-        let labels = AgentLabels { gen_ai_agent_name: OTHER, error_type };
+        // Agents are made by clients: those that the settings name have series of their own.
+        let labels = AgentLabels { gen_ai_agent_name: self.names.agent(end.agent).to_owned(), error_type };
         self.observe(&self.invoke_agent, &labels, end.duration_seconds);
     }
 

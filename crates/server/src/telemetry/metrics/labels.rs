@@ -1,7 +1,7 @@
 //! The labels of the series, and the allow-lists that their values pass.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -13,8 +13,8 @@ use super::Metrics;
 /// What stands for every name that is not on the list.
 pub const OTHER: &str = "other";
 
-/// Names kept in one label at most; what comes after is [`OTHER`].
-const VALUES_MAX: usize = 50;
+/// Values of one label at most, [`OTHER`] among them.
+pub const VALUES_MAX: usize = 50;
 
 /// The tools that have a series of their own: those that the server itself offers.
 const TOOLS: [&str; 8] = ["bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search"];
@@ -87,7 +87,7 @@ pub(crate) struct UsageLabels {
 /// Labels of `gen_ai_invoke_agent_duration_seconds`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AgentLabels {
-    pub(crate) gen_ai_agent_name: &'static str,
+    pub(crate) gen_ai_agent_name: String,
     pub(crate) error_type: &'static str,
 }
 
@@ -115,16 +115,23 @@ pub(super) fn usage_tokens() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 4.0, 14))
 }
 
-/// The models that have series of their own, each with the provider that answers for it.
+/// What has series of its own: models, each with the provider that answers for it, and agents.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     models: BTreeMap<String, &'static str>,
+    agents: BTreeSet<String>,
 }
 
 impl Names {
     /// The models that the settings name, each with its provider.
     pub fn new(models: impl IntoIterator<Item = (String, &'static str)>) -> Self {
-        Self { models: models.into_iter().take(VALUES_MAX - 1).collect() }
+        Self { models: models.into_iter().take(VALUES_MAX - 1).collect(), agents: BTreeSet::new() }
+    }
+
+    /// The same with the agents that the settings name.
+    #[must_use]
+    pub fn with_agents(self, agents: impl IntoIterator<Item = String>) -> Self {
+        Self { agents: agents.into_iter().take(VALUES_MAX - 1).collect(), ..self }
     }
 
     /// The labels for a model that a request named: its own name and its provider, or [`OTHER`] twice.
@@ -133,6 +140,11 @@ impl Names {
             Some((model, provider)) => (model, provider),
             None => (OTHER, OTHER),
         }
+    }
+
+    /// The label for an agent of this name.
+    pub(crate) fn agent(&self, agent: &str) -> &str {
+        self.agents.get(agent).map_or(OTHER, String::as_str)
     }
 
     /// The label for a tool that a model called.
@@ -152,8 +164,11 @@ impl Metrics {
                 drop(self.execute_tool.get_or_create(&ExecutedToolLabels { gen_ai_tool_name: tool, error_type }));
             }
         }
-        for error_type in ["", TURN_FAILED] {
-            drop(self.invoke_agent.get_or_create(&AgentLabels { gen_ai_agent_name: OTHER, error_type }));
+        for agent in self.names.agents.iter().map(String::as_str).chain([OTHER]) {
+            for error_type in ["", TURN_FAILED] {
+                let labels = AgentLabels { gen_ai_agent_name: agent.to_owned(), error_type };
+                drop(self.invoke_agent.get_or_create(&labels));
+            }
         }
         for op in CACHE_OPS {
             drop(self.cache_duration.get_or_create(&[("op", op)]));
@@ -189,8 +204,10 @@ mod tests {
     #[test]
     fn a_label_has_a_bounded_number_of_values() {
         let names = Names::new((0..500).map(|n| (format!("m{n:03}"), "openai")));
-        let labels: std::collections::BTreeSet<_> =
-            (0..500).map(|n| names.model(&format!("m{n:03}")).0.to_owned()).collect();
+        let labels: BTreeSet<_> = (0..500).map(|n| names.model(&format!("m{n:03}")).0.to_owned()).collect();
+        assert_eq!(labels.len(), VALUES_MAX);
+        let names = names.with_agents((0..500).map(|n| format!("a{n:03}")));
+        let labels: BTreeSet<_> = (0..500).map(|n| names.agent(&format!("a{n:03}")).to_owned()).collect();
         assert_eq!(labels.len(), VALUES_MAX);
     }
 }
