@@ -11,6 +11,8 @@ use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool}
 use engine::port::{Fence, Model, ModelError, ModelRequest, PreviewDelta, WorkItem};
 use engine::workspaces::HeldItem;
 use engine::{CommandError, Outcome};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use serde_json::{Map, json};
 use session::command::{AnswerBlock, ModelStop, Poster};
 use session::content::ContentBlock;
@@ -272,11 +274,11 @@ impl Worker<'_> {
     async fn serve(&self, held: &HeldItem) {
         let HeldItem { item, token_hash } = held;
         let files = SessionFiles::begin(self.shared, self.cluster, self.process, self.disk, held).await;
-        let mut saving: Option<Saving<'_>> = None;
+        let mut saving = Saving::default();
         let mut done: BTreeSet<EventId> = BTreeSet::new();
         let mut idle_since = Instant::now();
         loop {
-            beside(&mut saving, sleep(Duration::from_millis(20 + self.shared.dice.below(200)))).await;
+            saving.beside(sleep(Duration::from_millis(20 + self.shared.dice.below(200)))).await;
             let Some(node) = self.cluster.any(self.shared) else { continue };
             let Ok(Ok(Some(state))) = node.request(node.sessions.state(&item.session_id)).await else { continue };
             // What was read before the token ended is closed by the end of the lease; what comes later is not ours.
@@ -291,14 +293,14 @@ impl Worker<'_> {
                     if !call.read_only {
                         // It waits a moment for a snapshot under way, which is then given up: it would be of files that
                         // are being changed.
-                        beside(&mut saving, sleep(Duration::from_millis(self.shared.dice.below(500)))).await;
-                        saving = None;
+                        saving.beside(sleep(Duration::from_millis(self.shared.dice.below(500)))).await;
+                        saving.give_up(&files, self.shared.dice.chance(500));
                     }
-                    if !beside(&mut saving, self.run_call(held, &files, &call)).await {
+                    if !saving.beside(self.run_call(held, &files, &call)).await {
                         return;
                     }
                     if !call.read_only {
-                        saving = Some(Box::pin(files.save(false)));
+                        saving.under_way = Some(Box::pin(files.save(false)));
                     }
                     idle_since = Instant::now();
                     done.insert(call.id);
@@ -412,18 +414,31 @@ async fn send(node: &Node, item: &WorkItem, command: Command, fence: Fence) -> O
     node.request(node.sessions.command(&item.session_id, command, fence)).await.ok()
 }
 
-/// A snapshot under way.
-type Saving<'f> = Pin<Box<dyn Future<Output = ()> + Send + 'f>>;
+/// The snapshots of a session that are under way beside its calls.
+#[derive(Default)]
+struct Saving<'f> {
+    under_way: Option<Pin<Box<dyn Future<Output = ()> + Send + 'f>>>,
+    /// Nobody waits for these any more, but a request of each may still be with a server.
+    given_up: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + 'f>>>,
+}
 
-/// Does something while a snapshot may be under way.
-async fn beside<T>(saving: &mut Option<Saving<'_>>, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    if let Some(under_way) = saving {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = under_way => *saving = None,
+impl Saving<'_> {
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = async { self.under_way.as_mut().expect("checked").await }, if self.under_way.is_some() => {
+                    self.under_way = None;
+                }
+                _ = self.given_up.next(), if !self.given_up.is_empty() => {}
+            }
         }
     }
-    work.await
+
+    fn give_up(&mut self, files: &SessionFiles<'_>, lingers: bool) {
+        files.give_snapshot_up();
+        self.given_up.extend(self.under_way.take().filter(|_| lingers));
+    }
 }

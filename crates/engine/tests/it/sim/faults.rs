@@ -278,6 +278,9 @@ impl Resources for FaultyStore {
     async fn resources(&self, sessions: &[SessionId]) -> Result<Vec<FileResource>, StoreError> {
         self.process.call(1, self.store.resources(sessions)).await
     }
+    async fn is_given(&self, session_id: &SessionId, hash: &BlobHash) -> Result<bool, StoreError> {
+        self.process.call(1, self.store.is_given(session_id, hash)).await
+    }
     async fn remove_resource(&self, session_id: &SessionId, id: &ResourceId) -> Result<bool, StoreError> {
         self.process.call(10, self.witness.remove_resource(&self.store, session_id, id)).await
     }

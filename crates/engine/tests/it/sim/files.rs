@@ -1,6 +1,7 @@
 //! A session's files with the worker that holds it: made anew, changed, kept, mounted and sent, as our own worker does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use engine::port::resources::{Output, OutputError};
@@ -78,6 +79,8 @@ pub(crate) struct SessionFiles<'w> {
     is_kept: bool,
     /// The outputs that the server has, by path; none as long as it was not asked.
     outputs: Mutex<Option<BTreeMap<String, BlobHash>>>,
+    /// Snapshots that were given up.
+    given_up: AtomicU64,
     /// The version of what is mounted.
     mounted: Mutex<Option<u64>>,
 }
@@ -91,8 +94,18 @@ impl<'w> SessionFiles<'w> {
         disk: &'w Disk,
         held: &'w HeldItem,
     ) -> Self {
-        let (outputs, mounted) = (Mutex::default(), Mutex::default());
-        let mut files = Self { shared, cluster, process, disk, held, note: None, is_kept: false, outputs, mounted };
+        let mut files = Self {
+            shared,
+            cluster,
+            process,
+            disk,
+            held,
+            note: None,
+            is_kept: false,
+            outputs: Mutex::default(),
+            given_up: AtomicU64::new(0),
+            mounted: Mutex::default(),
+        };
         loop {
             match files.try_begin().await {
                 Ok(note) => {
@@ -213,6 +226,11 @@ impl<'w> SessionFiles<'w> {
         }
     }
 
+    /// The snapshot under way is worth nothing any more: it ends with the request that it waits for.
+    pub(crate) fn give_snapshot_up(&self) {
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Keeps what a call has changed, and sends what the session made. The last time it is tried once.
     pub(crate) async fn save(&self, is_last: bool) {
         let Some(note) = self.note.as_ref().filter(|_| self.is_kept && self.shared.dice.chance(900)) else { return };
@@ -220,8 +238,13 @@ impl<'w> SessionFiles<'w> {
     }
 
     async fn save_snapshot(&self, note: &Mutex<FolderNote>, is_last: bool) {
+        let given_up = self.given_up.load(Ordering::Relaxed);
         loop {
-            match self.try_save(note).await {
+            let saved = self.try_save(note, given_up).await;
+            if self.given_up.load(Ordering::Relaxed) != given_up {
+                return;
+            }
+            match saved {
                 Err(Trouble::Unsent) if self.folder(|folder| folder.kept.take()).is_some() => {}
                 Err(Trouble::Transient) if !is_last => {}
                 _ => return,
@@ -230,7 +253,11 @@ impl<'w> SessionFiles<'w> {
         }
     }
 
-    async fn try_save(&self, note: &Mutex<FolderNote>) -> Result<(), Trouble> {
+    async fn try_save(&self, note: &Mutex<FolderNote>, given_up: u64) -> Result<(), Trouble> {
+        let is_wanted = || {
+            let wanted = self.given_up.load(Ordering::Relaxed) == given_up;
+            wanted.then_some(()).ok_or(Trouble::Overtaken)
+        };
         let tip = note.lock().unwrap().tip.clone();
         let (paths, kept): (Vec<String>, _) =
             self.folder(|folder| (folder.files.keys().cloned().collect(), folder.kept.clone()));
@@ -248,28 +275,33 @@ impl<'w> SessionFiles<'w> {
         self.shared.note(|notes| {
             notes.snapshots.insert(hash.clone(), marks(&files));
         });
+        is_wanted()?;
         let known = kept.map(|kept| kept.chunks).unwrap_or_default();
         let new: Vec<BlobHash> = contents.keys().filter(|hash| !known.contains(hash)).map(blob_hash).collect();
         let unsent = self.ask(async |node| Ok(node.workspaces().unsent(self.held, &new).await?)).await?;
         for hash in unsent {
+            is_wanted()?;
             let hash = ContentHash::parse(hash.as_str()).expect("both are SHA-256");
             let bytes = contents[&hash].clone().into_bytes();
             self.ask(async |node| Ok(node.workspaces().put(self.held, bytes.clone()).await?)).await?;
         }
+        is_wanted()?;
         let save = self.ask(async |node| {
             let workspaces = node.workspaces().keeping_references_ms(REFERENCES_KEPT_MS);
             Ok(workspaces.save(self.held, text.clone(), tip.clone()).await?)
         });
         save.await?;
         self.shared.note(|notes| notes.saved += 1);
+        is_wanted()?;
         let kept = Kept { manifest: hash, tip, chunks: contents.into_keys().collect() };
         self.folder(|folder| folder.kept = Some(kept));
         Ok(())
     }
 
     async fn save_outputs(&self, is_last: bool) {
+        let given_up = self.given_up.load(Ordering::Relaxed);
         while let Err(Trouble::Transient) = self.send_outputs().await {
-            if is_last {
+            if is_last || self.given_up.load(Ordering::Relaxed) != given_up {
                 return;
             }
             sleep(Duration::from_millis(200 + self.shared.dice.below(1_000))).await;
@@ -342,8 +374,7 @@ impl<'w> SessionFiles<'w> {
         for (path, hash) in missing {
             self.process.step(5).await;
             let content = self.ask(async |node| {
-                let given = node.world.resources.resources(std::slice::from_ref(session_id)).await?;
-                if !given.iter().any(|given| given.file.blob.as_ref() == Some(&hash)) {
+                if !node.world.resources.is_given(session_id, &hash).await? {
                     return Err(Trouble::Gone);
                 }
                 let blobs = node.world.blobs.as_ref().expect("there is an object store");
