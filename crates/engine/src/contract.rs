@@ -103,7 +103,7 @@ macro_rules! contract_tests {
                 a_wish_for_the_claim_obeys_the_weight, an_abandoned_track_is_anybodys, an_old_weight_is_refused;
             queue: a_session_has_one_item, items_are_handed_out_in_order, an_item_is_handed_out_again,
                 an_acknowledged_item_is_held, a_heartbeat_names_the_last_one, a_holder_is_asked_to_stop,
-                a_forced_stop_ends_the_token, a_lease_runs_out, an_item_in_the_queue_is_replaced, a_lease_that_ends_is_queued_again,
+                the_end_of_an_item_ends_its_token, a_lease_runs_out, an_item_in_the_queue_is_replaced, a_lease_that_ends_is_queued_again,
                 a_revived_lease_is_not_ended, a_result_and_the_end_of_its_lease_exclude_each_other,
                 a_lease_can_be_ended_early, a_holder_ends_its_own_lease, the_end_of_a_session_stops_its_item,
                 pools_see_their_own_items, metadata_is_replaced, figures_are_counted, items_are_listed;

@@ -33,6 +33,6 @@ pub use claims::LocalClaims;
 pub use feed::{Feed, FeedItem, From};
 pub use observer::Observer;
 pub use replica::{Heartbeats, Hurry, Replica, ReplicaConfig};
-pub use sessions::{CommandError, Outcome, Sessions};
+pub use sessions::{CommandError, Outcome, Sessions, Stopped};
 pub use watch::Watch;
 pub use world::World;

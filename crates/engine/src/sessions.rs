@@ -19,7 +19,7 @@ use tokio::time::Duration;
 
 use crate::claims::{LocalClaims, Start, Won};
 use crate::observer::{HandOver, Observer, Silent, observe_turns};
-use crate::port::work_queue::{Pool, Stopped};
+use crate::port::work_queue::Pool;
 use crate::port::{
     AfterLease, Answer, Append, AppendError, Fence, FileResource, Frame, Kept, KeyUsed, KeyedRequest, LedgerChange,
     Loaded, StoreError, StoredRecord, Wake, WorkChange, WorkItem,
@@ -59,6 +59,16 @@ pub struct Outcome {
     pub posted: Vec<StoredRecord>,
     /// Every record that the command appended.
     pub appended: Arc<[StoredRecord]>,
+}
+
+/// What came of stopping a work item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Its holder is asked to stop, or it has ended.
+    Yes(WorkItem),
+    /// It had ended before.
+    Already,
+    NotFound,
 }
 
 /// Makes the answer to a command. It is asked before the command is committed, and once more for every conflict.
@@ -232,43 +242,51 @@ impl Sessions {
         force: bool,
         fence: Fence,
     ) -> Result<Stopped, CommandError> {
-        let mut busy = None;
+        let Some(mut item) = self.world.work.item(pool, work_id).await? else {
+            return Ok(Stopped::NotFound);
+        };
         for _ in 0..CONFLICTS_MAX {
-            let Some(item) = self.world.work.item(pool, work_id).await? else {
-                return Ok(Stopped::NotFound);
-            };
-            let is_held = item.last_sign_at().is_some();
             if !item.lives() {
                 return Ok(Stopped::Already);
             }
-            if is_held && !force {
-                match self.world.work.stop(pool, work_id, false).await? {
-                    Stopped::Unheld => continue,
-                    stopped => return Ok(stopped),
-                }
-            }
-            busy = Some(item.session_id.clone());
-            let Some(loaded) = self.world.log.load(&item.session_id).await? else {
-                return Ok(self.world.work.stop(pool, work_id, true).await?);
-            };
-            let decision = if is_held {
-                self.decide_or_keep(&loaded.state, Command::EndLease { work_id: item.id.clone() })?
+            let is_held = item.last_sign_at().is_some();
+            let stopped = if is_held && !force {
+                self.world.work.ask_to_stop(pool, work_id).await?
+            } else if self.end_item(&item, fence.clone()).await? {
+                self.world.work.item(pool, work_id).await?
             } else {
-                Decision { records: Vec::new(), state: loaded.state.clone(), posted: Vec::new() }
+                None
             };
-            // In one transaction: a crash between the two would leave the calls to nobody.
-            let then = match decision.state.runnable_calls().next() {
-                Some(_) => AfterLease::Replace { work_id: self.world.ids().next() },
-                None => AfterLease::Stop,
-            };
-            let work = WorkChange::EndLease { work_id: work_id.clone(), seen: item.last_sign_at(), then };
-            if self.commit(Some(&loaded), Prepared::of(decision), fence.clone(), work, None).await?.is_none() {
-                continue;
+            if let Some(stopped) = stopped {
+                return Ok(Stopped::Yes(stopped));
             }
-            let stopped = self.world.work.item(pool, work_id).await?;
-            return Ok(stopped.map_or(Stopped::NotFound, Stopped::Yes));
+            // It is not what it was: its holder let it go, say, before it was asked.
+            match self.world.work.item(pool, work_id).await? {
+                Some(now) => item = now,
+                None => return Ok(Stopped::NotFound),
+            }
         }
-        Err(busy.map_or(CommandError::TokenEnded, CommandError::Busy))
+        Err(CommandError::Busy(item.session_id))
+    }
+
+    /// Ends an item as it was seen. `false` when it moved, or its session did.
+    async fn end_item(&self, item: &WorkItem, fence: Fence) -> Result<bool, CommandError> {
+        let Some(loaded) = self.world.log.load(&item.session_id).await? else {
+            // An item goes with its session.
+            return Ok(false);
+        };
+        let seen = item.last_sign_at();
+        let decision = match seen {
+            Some(_) => self.decide_or_keep(&loaded.state, Command::EndLease { work_id: item.id.clone() })?,
+            None => Decision { records: Vec::new(), state: loaded.state.clone(), posted: Vec::new() },
+        };
+        // In one transaction: a crash between the two would leave the calls to nobody.
+        let then = match decision.state.runnable_calls().next() {
+            Some(_) => AfterLease::Replace { work_id: self.world.ids().next() },
+            None => AfterLease::Stop,
+        };
+        let work = WorkChange::EndLease { work_id: item.id.clone(), seen, then };
+        Ok(self.commit(Some(&loaded), Prepared::of(decision), fence, work, None).await?.is_some())
     }
 
     /// `None` when the session moved between the reading and the append.

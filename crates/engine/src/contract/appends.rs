@@ -5,7 +5,9 @@ use std::sync::Arc;
 use session::state::Status;
 use tokio::task::JoinSet;
 
-use super::story::{Phrase as _, Setting, Story, claimed_session, due_session, queued_session, registered, work_id};
+use super::story::{
+    Phrase as _, Setting, Story, claimed_session, due_session, end_item, queued_session, registered, work_id,
+};
 use super::{Store, Subject};
 use crate::port::work_queue::Pool;
 use crate::port::{AfterLease, Append, AppendError, Claim, StoredRecord, Wake, WorkChange};
@@ -167,7 +169,7 @@ pub async fn a_token_that_ended_is_told_so(subject: &impl Subject) {
     store.append(story.message("more")).await.expect("nobody else appends");
     let refused = store.append(stale.clone().message("late").under(&id, "token-1")).await;
     assert!(matches!(refused, Err(AppendError::Conflict)), "{refused:?}");
-    store.stop(&Pool::Cloud, &id, true).await.expect("the store answers");
+    end_item(&*store, &story, &id).await;
     let refused = store.append(stale.clone().message("late").under(&id, "token-1")).await;
     assert!(matches!(refused, Err(AppendError::TokenEnded)), "the token is looked at before the position");
 }

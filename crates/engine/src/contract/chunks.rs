@@ -2,7 +2,7 @@
 
 use session::Command;
 
-use super::story::{Phrase, Setting, Story, queued_session, work_id};
+use super::story::{Phrase, Setting, Story, end_item, queued_session, work_id};
 use super::{Store, Subject};
 use crate::port::work_queue::Pool;
 use crate::port::{AppendError, Blob, BlobHash, WorkChange};
@@ -49,7 +49,7 @@ pub async fn a_token_that_ended_refers_to_nothing(subject: &impl Subject) {
     let refer = async |work, token| store.refer(story.id(), &work_id(work), token, &hash('a')).await;
     assert!(matches!(refer(2, "t2").await, Err(AppendError::TokenEnded)), "the token of another session");
     assert!(matches!(refer(1, "t2").await, Err(AppendError::TokenEnded)));
-    store.stop(&Pool::Cloud, &work_id(1), true).await.expect("the store answers");
+    end_item(&*store, &story, &work_id(1)).await;
     assert!(matches!(refer(1, "t1").await, Err(AppendError::TokenEnded)));
     assert_eq!(store.missing(story.id(), &[hash('a')]).await.expect("the store answers"), [hash('a')]);
 }

@@ -6,9 +6,9 @@ use session::Command;
 use session::event::EnvironmentKind;
 use session::id::{EnvironmentId, WorkId};
 
-use super::story::{Phrase as _, Setting, Story, queued_session, work_id};
+use super::story::{Phrase as _, Setting, Story, end_item, queued_session, work_id};
 use super::{Store, Subject};
-use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, Stopped};
+use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool};
 use crate::port::{After, AfterLease, Append, AppendError, WorkChange, WorkItem, WorkQueue, WorkState};
 
 const CLOUD: Pool = Pool::Cloud;
@@ -59,7 +59,7 @@ pub async fn a_session_has_one_item(subject: &impl Subject) {
     assert_eq!((&queued.environment_id, queued.environment_kind), (&"env_story".into(), EnvironmentKind::Cloud));
     assert!(store.item(&CLOUD, &work_id(2)).await.expect("the store answers").is_none());
 
-    store.stop(&CLOUD, &work_id(1), true).await.expect("the store answers");
+    end_item(&*store, &story, &work_id(1)).await;
     assert!(store.append(ensure(3)).await.expect("nothing has moved").queued, "the old one has ended");
     assert_eq!(item(&store, &work_id(3)).await.state, WorkState::Queued);
 }
@@ -142,9 +142,9 @@ pub async fn a_heartbeat_names_the_last_one(subject: &impl Subject) {
 
 pub async fn a_holder_is_asked_to_stop(subject: &impl Subject) {
     let store = subject.store();
-    let (_, held) = held(&store, 1, "token").await;
-    let stop = async |id: &WorkId, force| store.stop(&CLOUD, id, force).await.expect("the store answers");
-    let Stopped::Yes(stopping) = stop(&held.id, false).await else { panic!("it is held") };
+    let (story, held) = held(&store, 1, "token").await;
+    let ask = async |id: &WorkId| store.ask_to_stop(&CLOUD, id).await.expect("the store answers");
+    let stopping = ask(&held.id).await.expect("it is held");
     assert_eq!(stopping.state, WorkState::Stopping);
     assert!(stopping.stop_requested_at.is_some());
     let Heartbeat::Beat { item: told, lease_extended: false } =
@@ -154,19 +154,22 @@ pub async fn a_holder_is_asked_to_stop(subject: &impl Subject) {
     };
     assert_eq!(told, stopping);
     assert!(store.item_by_token("token").await.expect("it answers").is_some(), "it may finish what it does");
-    assert!(matches!(stop(&held.id, false).await, Stopped::Yes(_)), "asking twice is no error");
-    let Stopped::Yes(stopped) = stop(&held.id, true).await else { panic!("it lived") };
-    assert_eq!(stopped.state, WorkState::Stopped);
+    subject.advance(10).await;
+    assert_eq!(ask(&held.id).await, Some(stopping.clone()), "asking twice is no error");
+    end_item(&*store, &story, &held.id).await;
+    let stopped = item(&store, &held.id).await;
+    assert_eq!((stopped.state, stopped.stop_requested_at), (WorkState::Stopped, stopping.stop_requested_at));
     assert!(stopped.stopped_at.is_some());
-    assert_eq!(stop(&held.id, true).await, Stopped::Already);
-    assert_eq!(stop(&work_id(9), true).await, Stopped::NotFound);
+    assert_eq!(ask(&held.id).await, None, "nobody holds it any more");
+    assert_eq!(item(&store, &held.id).await, stopped);
+    assert_eq!(ask(&work_id(9)).await, None);
 }
 
-pub async fn a_forced_stop_ends_the_token(subject: &impl Subject) {
+pub async fn the_end_of_an_item_ends_its_token(subject: &impl Subject) {
     let store = subject.store();
     let (mut story, held) = held(&store, 1, "token").await;
     store.append(story.message("a result").under(&held.id, "token")).await.expect("the token is good");
-    store.stop(&CLOUD, &held.id, true).await.expect("the store answers");
+    end_item(&*store, &story, &held.id).await;
     assert_eq!(store.item_by_token("token").await.expect("the store answers"), None);
     let refused = store.append(story.clone().message("late").under(&held.id, "token")).await;
     assert!(matches!(refused, Err(AppendError::TokenEnded)), "{refused:?}");
@@ -177,9 +180,9 @@ pub async fn a_forced_stop_ends_the_token(subject: &impl Subject) {
 pub async fn an_item_in_the_queue_is_replaced(subject: &impl Subject) {
     let store = subject.store();
     let story = queued_session(&*store, 1, Setting::default()).await;
-    let asked = store.stop(&CLOUD, &work_id(1), false).await.expect("the store answers");
-    assert_eq!(asked, Stopped::Unheld, "nobody is there to be asked");
     let queued = item(&store, &work_id(1)).await;
+    assert_eq!(store.ask_to_stop(&CLOUD, &work_id(1)).await.expect("the store answers"), None);
+    assert_eq!(item(&store, &work_id(1)).await, queued, "nobody is there to be asked");
     let replaced = ending(&story, &queued, AfterLease::Replace { work_id: work_id(2) });
     assert!(store.append(replaced.clone()).await.expect("nobody holds it").queued);
     assert_eq!(item(&store, &work_id(1)).await.state, WorkState::Stopped);
@@ -226,12 +229,14 @@ pub async fn a_lease_that_ends_is_queued_again(subject: &impl Subject) {
     let store = subject.store();
     let (mut story, held) = held(&store, 1, "token").await;
     beat(&store, &held.id, ExpectedHeartbeat::None).await;
+    store.ask_to_stop(&CLOUD, &held.id).await.expect("the store answers").expect("it is held");
     subject.advance(31_000).await;
     let expired = store.expired(10).await.expect("the store answers").remove(0);
     let appended = store.append(ending(&story, &expired, AfterLease::Requeue)).await.expect("nothing has moved");
     assert!(appended.queued, "workers are to hear of it");
     let queued = item(&store, &held.id).await;
     assert_eq!((queued.state, queued.latest_heartbeat_at, queued.acknowledged_at), (WorkState::Queued, None, None));
+    assert_eq!(queued.stop_requested_at, None, "the next holder is not asked");
     let refused = store.append(story.message("late").under(&held.id, "token")).await;
     assert!(matches!(refused, Err(AppendError::TokenEnded)), "{refused:?}");
     let old = beat(&store, &held.id, ExpectedHeartbeat::Any).await;
@@ -275,7 +280,6 @@ pub async fn a_result_and_the_end_of_its_lease_exclude_each_other(subject: &impl
         }
         let after = self::item(&store, &item.id).await;
         assert_eq!(after.state == WorkState::Stopped, ended.is_ok());
-        store.stop(&CLOUD, &item.id, true).await.expect("the store answers");
     }
 }
 
@@ -358,7 +362,6 @@ pub async fn pools_see_their_own_items(subject: &impl Subject) {
                     WorkQueue::heartbeat(&*store, pool, &id, &ExpectedHeartbeat::Any, None).await.expect("it answers");
                 assert_eq!(beaten, Heartbeat::NotFound);
                 assert_eq!(store.acknowledge(pool, &id, None).await.expect("it answers"), Acknowledged::NotFound);
-                assert_eq!(store.stop(pool, &id, true).await.expect("it answers"), Stopped::NotFound);
                 assert!(store.set_metadata(pool, &id, &Default::default(), None).await.expect("it answers").is_none());
             }
         }
@@ -367,9 +370,18 @@ pub async fn pools_see_their_own_items(subject: &impl Subject) {
         assert_eq!(ids, visible.iter().map(|number| work_id(*number)).collect::<Vec<_>>());
         assert_eq!(store.stats(pool).await.expect("the store answers").depth, visible.len() as u64);
     }
-    for (pool, visible) in cases {
+    for (pool, visible) in &cases {
         let polled = store.poll(pool, "worker", 5_000, &format!("{pool:?}")).await.expect("the store answers");
         assert_eq!(polled.map(|item| item.id), visible.first().map(|number| work_id(*number)));
+        for number in visible {
+            store.acknowledge(pool, &work_id(*number), None).await.expect("it answers");
+        }
+    }
+    for (pool, visible) in cases {
+        for number in [1, 2] {
+            let asked = store.ask_to_stop(pool, &work_id(number)).await.expect("the store answers");
+            assert_eq!(asked.is_some(), visible.contains(&number), "{pool:?} {number}");
+        }
     }
     let hostile = WorkId::from("work_\0");
     assert!(store.item(&CLOUD, &hostile).await.expect("the store answers").is_none());
@@ -411,10 +423,12 @@ pub async fn figures_are_counted(subject: &impl Subject) {
 pub async fn items_are_listed(subject: &impl Subject) {
     let store = subject.store();
     for number in 1..=5 {
-        queued_session(&*store, number, Setting::default()).await;
+        let story = queued_session(&*store, number, Setting::default()).await;
+        if number == 3 {
+            end_item(&*store, &story, &work_id(3)).await;
+        }
         subject.advance(10).await;
     }
-    store.stop(&CLOUD, &work_id(3), true).await.expect("the store answers");
     let mut listed: Vec<WorkItem> = Vec::new();
     loop {
         let after = listed.last().map(|item| After { created_at: item.created_at, id: item.id.as_str().to_owned() });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use session::Command;
 use session::id::FileId;
 
-use super::story::{DAWN, Setting, Story, queued_session, work_id};
+use super::story::{DAWN, Setting, Story, end_item, queued_session, work_id};
 use super::{Store, Subject};
 use crate::port::resources::{KnownOutput, OUTPUTS_MAX, Output, OutputError, PutOutput, RESOURCES_MAX, ResourceError};
 use crate::port::work_queue::Pool;
@@ -257,7 +257,7 @@ pub async fn an_output_needs_a_token_and_its_content(subject: &impl Subject) {
     assert!(matches!(put("gone", 1, "t1").await, Err(OutputError::ContentGone)));
     assert!(matches!(put("one", 2, "t2").await, Err(OutputError::TokenEnded)), "the token of another session");
     assert!(matches!(put("one", 1, "t2").await, Err(OutputError::TokenEnded)));
-    store.stop(&Pool::Cloud, &work_id(1), true).await.expect("the store answers");
+    end_item(&*store, &story, &work_id(1)).await;
     assert!(matches!(put("one", 1, "t1").await, Err(OutputError::TokenEnded)));
     assert_eq!(store.outputs(story.id()).await.expect("the store answers"), []);
 }

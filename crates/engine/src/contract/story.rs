@@ -10,7 +10,8 @@ use session::id::{AgentId, ApiKeyId, EnvironmentId, ReplicaId, SessionId, WorkId
 use session::{ClientEvent, Command, Ids, Limits, Poster, Record, State, Timestamp};
 
 use crate::port::leases::Claimed;
-use crate::port::{Append, Claim, Fence, Leases, LedgerChange, Track, Wake, WorkChange};
+use crate::port::work_queue::Pool;
+use crate::port::{AfterLease, Append, Claim, Fence, Leases, LedgerChange, Track, Wake, WorkChange};
 
 use super::{Store, Subject};
 
@@ -122,6 +123,13 @@ impl Story {
     pub fn aside(&self) -> Append {
         append(&[], &self.state)
     }
+}
+
+/// Ends an item of a cloud environment, held or not, by an append of its session.
+pub async fn end_item(store: &dyn Store, story: &Story, work_id: &WorkId) {
+    let item = store.item(&Pool::Cloud, work_id).await.expect("the store answers").expect("the item is there");
+    let work = WorkChange::EndLease { work_id: item.id.clone(), seen: item.last_sign_at(), then: AfterLease::Stop };
+    store.append(story.aside().and(work)).await.expect("nothing has moved");
 }
 
 /// The id of the session numbered `number`; ids of larger numbers sort later.

@@ -9,7 +9,7 @@ use session::id::{SessionId, WorkId};
 use session::state::Status;
 
 use super::store::{ItemRow, MemoryStore, Tables, page};
-use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
+use crate::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats};
 use crate::port::{After, AfterLease, Keep, KeepError, Order, StoreError, WorkChange, WorkItem, WorkQueue, WorkState};
 
 /// The length of a lease that nobody asked to be another, and its bounds, in seconds.
@@ -36,7 +36,10 @@ impl Tables {
             }
             WorkChange::Stop => {
                 if let Some(work_id) = self.sessions.get(session_id).and_then(|row| row.item.clone()) {
-                    self.stop_item(&work_id, false, now);
+                    match self.items.get_mut(&work_id).filter(|row| row.item.last_sign_at().is_some()) {
+                        Some(held) => held.item.ask_to_stop(now),
+                        None => self.end_item(&work_id, now),
+                    }
                 }
                 false
             }
@@ -81,21 +84,17 @@ impl Tables {
         row.item.lease_ttl_seconds = LEASE_SECONDS;
         if requeue {
             row.item.state = WorkState::Queued;
+            row.item.stop_requested_at = None;
             self.items_made += 1;
             row.order = self.items_made;
         } else {
-            self.stop_item(work_id, true, now);
+            self.end_item(work_id, now);
         }
     }
 
-    fn stop_item(&mut self, work_id: &WorkId, force: bool, now: Timestamp) {
+    fn end_item(&mut self, work_id: &WorkId, now: Timestamp) {
         let Some(row) = self.items.get_mut(work_id) else { return };
         row.item.stop_requested_at.get_or_insert(now);
-        let held = matches!(row.item.state, WorkState::Starting | WorkState::Active | WorkState::Stopping);
-        if held && !force {
-            row.item.state = WorkState::Stopping;
-            return;
-        }
         row.item.state = WorkState::Stopped;
         row.item.stopped_at = Some(now);
         row.token_hash = None;
@@ -114,6 +113,13 @@ impl Tables {
 
     fn is_over(&self, session_id: &SessionId) -> bool {
         self.sessions.get(session_id).is_none_or(|row| row.state.deleted || row.state.status == Status::Terminated)
+    }
+}
+
+impl WorkItem {
+    fn ask_to_stop(&mut self, now: Timestamp) {
+        self.stop_requested_at.get_or_insert(now);
+        self.state = WorkState::Stopping;
     }
 }
 
@@ -198,18 +204,14 @@ impl WorkQueue for MemoryStore {
         Ok(Heartbeat::Beat { item: item.clone(), lease_extended: true })
     }
 
-    async fn stop(&self, pool: &Pool, work_id: &WorkId, force: bool) -> Result<Stopped, StoreError> {
+    async fn ask_to_stop(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError> {
         let now = self.now();
         let mut tables = self.tables();
-        match tables.seen_by(pool, work_id) {
-            None => Ok(Stopped::NotFound),
-            Some(row) if row.item.state == WorkState::Stopped => Ok(Stopped::Already),
-            Some(row) if row.item.state == WorkState::Queued && !force => Ok(Stopped::Unheld),
-            Some(_) => {
-                tables.stop_item(work_id, force, now);
-                Ok(Stopped::Yes(tables.items[work_id].item.clone()))
-            }
-        }
+        let held = tables.seen_by(pool, work_id).filter(|row| row.item.last_sign_at().is_some());
+        Ok(held.map(|row| {
+            row.item.ask_to_stop(now);
+            row.item.clone()
+        }))
     }
 
     async fn item(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError> {

@@ -129,16 +129,6 @@ pub enum Acknowledged {
     NotFound,
 }
 
-/// What came of a stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    Yes(WorkItem),
-    Already,
-    /// It waits in the queue, where nobody is there to be asked.
-    Unheld,
-    NotFound,
-}
-
 /// Figures of one environment's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -182,9 +172,9 @@ pub trait WorkQueue: Send + Sync + 'static {
         ttl_seconds: Option<u32>,
     ) -> Result<Heartbeat, StoreError>;
 
-    /// Asks the holder to stop (`stopping`), or with `force` ends the item (`stopped`) and its token, whatever its
-    /// session still needs: an append's [`WorkChange::EndLease`] sees to that.
-    async fn stop(&self, pool: &Pool, work_id: &WorkId, force: bool) -> Result<Stopped, StoreError>;
+    /// Asks the holder to stop (`stopping`); `None` if nobody holds such an item. What its session still needs is not
+    /// looked at here: an item ends with an append of its session ([`WorkChange::EndLease`]).
+    async fn ask_to_stop(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError>;
 
     async fn item(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError>;
 

@@ -11,8 +11,9 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
+use engine::Stopped;
 use engine::port::definitions::EnvironmentConfig;
-use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, Stopped};
+use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool};
 use engine::port::{Fence, Frame, Listener, Order, TimeRange, Topic, WorkItem};
 use serde_json::{Value, json};
 use session::Timestamp;
@@ -151,8 +152,6 @@ pub(super) async fn stop(
     match service.sessions.stop_item(&pool, &id, force, fence).await? {
         Stopped::Yes(item) => Ok(Json(view(&item, None))),
         Stopped::Already => Err(ApiError::conflict(format!("work item {id} has stopped already"))),
-        // Of the store alone: the engine ends such an item.
-        Stopped::Unheld => Err(ApiError::conflict(format!("work item {id} is in the queue"))),
         Stopped::NotFound => Err(ApiError::not_found("work item", id.as_str())),
     }
 }

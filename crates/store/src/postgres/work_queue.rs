@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
-use engine::port::{After, Keep, KeepError, StoreError, WorkItem, WorkQueue, WorkState};
+use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats};
+use engine::port::{After, Keep, KeepError, StoreError, WorkItem, WorkQueue};
 use session::Timestamp;
 use session::id::WorkId;
 use sqlx::query;
@@ -136,45 +136,21 @@ impl WorkQueue for PostgresStore {
         .await
     }
 
-    async fn stop(&self, pool: &Pool, work_id: &WorkId, force: bool) -> Result<Stopped, StoreError> {
+    async fn ask_to_stop(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError> {
         bounded(async {
-            loop {
-                let Some(seen) = self.seen(pool, work_id).await? else {
-                    return Ok(Stopped::NotFound);
-                };
-                let (ask, state) = match seen.state {
-                    WorkState::Stopped => return Ok(Stopped::Already),
-                    WorkState::Stopping if !force => return Ok(Stopped::Yes(seen)),
-                    WorkState::Queued if !force => return Ok(Stopped::Unheld),
-                    WorkState::Starting => (!force, "starting"),
-                    WorkState::Active => (!force, "active"),
-                    WorkState::Stopping => (false, "stopping"),
-                    WorkState::Queued => (false, "queued"),
-                };
-                let statement = if ask {
-                    concat!(
-                        "UPDATE work_items SET state = 'stopping', stop_requested_at = ",
-                        now!(),
-                        " WHERE id = $1 AND state = $2 RETURNING *"
-                    )
-                } else {
-                    concat!(
-                        "UPDATE work_items SET state = 'stopped', stopped_at = clock.now, token_hash = NULL, \
-                         stop_requested_at = COALESCE(stop_requested_at, clock.now) FROM (SELECT ",
-                        now!(),
-                        " AS now) AS clock WHERE id = $1 AND state = $2 RETURNING work_items.*"
-                    )
-                };
-                let found = query(statement)
-                    .bind(work_id.as_str())
-                    .bind(state)
-                    .fetch_optional(&self.pool)
-                    .await
-                    .map_err(store_error)?;
-                if let Some(found) = found {
-                    return Ok(Stopped::Yes(row::work_item(&found)?));
-                }
-            }
+            let asked = query(concat!(
+                "UPDATE work_items SET state = 'stopping', stop_requested_at = COALESCE(stop_requested_at, ",
+                now!(),
+                ") WHERE id = $2 AND state IN ('starting', 'active', 'stopping') AND ",
+                visible!(),
+                " RETURNING *"
+            ))
+            .bind(work::environment_of(pool).map(findable))
+            .bind(findable(work_id.as_str()))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error)?;
+            asked.as_ref().map(row::work_item).transpose()
         })
         .await
     }

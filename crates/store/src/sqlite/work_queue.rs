@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
-use engine::port::{After, AppendError, Keep, KeepError, StoreError, WorkItem, WorkQueue, WorkState};
+use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats};
+use engine::port::{After, AppendError, Keep, KeepError, StoreError, WorkItem, WorkQueue};
 use session::Timestamp;
 use session::id::WorkId;
 use sqlx::sqlite::SqliteExecutor;
@@ -136,34 +136,24 @@ impl WorkQueue for SqliteStore {
             .await
     }
 
-    async fn stop(&self, pool: &Pool, work_id: &WorkId, force: bool) -> Result<Stopped, StoreError> {
+    async fn ask_to_stop(&self, pool: &Pool, work_id: &WorkId) -> Result<Option<WorkItem>, StoreError> {
         let (pool, work_id, now) = (pool.clone(), work_id.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
-                    let Some(item) = item(&mut *connection, &pool, &work_id).await? else {
-                        return Ok(Stopped::NotFound);
-                    };
-                    let ask = match item.state {
-                        WorkState::Stopped => return Ok(Stopped::Already),
-                        WorkState::Stopping if !force => return Ok(Stopped::Yes(item)),
-                        WorkState::Queued if !force => return Ok(Stopped::Unheld),
-                        WorkState::Starting | WorkState::Active => !force,
-                        WorkState::Stopping | WorkState::Queued => false,
-                    };
-                    let statement = if ask {
-                        "UPDATE work_items SET state = 'stopping', stop_requested_at = ?2 WHERE id = ?1 RETURNING *"
-                    } else {
-                        "UPDATE work_items SET state = 'stopped', stopped_at = ?2, token_hash = NULL, \
-                         stop_requested_at = COALESCE(stop_requested_at, ?2) WHERE id = ?1 RETURNING *"
-                    };
-                    let found = query(statement)
-                        .bind(work_id.as_str())
-                        .bind(now)
-                        .fetch_one(connection)
-                        .await
-                        .map_err(store_error)?;
-                    Ok(Stopped::Yes(row::work_item(&found)?))
+                    let asked = query(concat!(
+                        "UPDATE work_items SET state = 'stopping', stop_requested_at = COALESCE(stop_requested_at, ?3) \
+                         WHERE state IN ('starting', 'active', 'stopping') AND ",
+                        visible!(),
+                        " RETURNING *"
+                    ))
+                    .bind(work_id.as_str())
+                    .bind(work::environment_of(&pool))
+                    .bind(now)
+                    .fetch_optional(connection)
+                    .await
+                    .map_err(store_error)?;
+                    asked.as_ref().map(row::work_item).transpose()
                 })
             })
             .await

@@ -9,7 +9,7 @@ use engine::port::definitions::{DefinitionError, ListDefinitions};
 use engine::port::files::{FileError, ListFiles};
 use engine::port::leases::Claimed;
 use engine::port::resources::{KnownOutput, Output, OutputError, PutOutput, ResourceError};
-use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats, Stopped};
+use engine::port::work_queue::{Acknowledged, ExpectedHeartbeat, Heartbeat, Pool, QueueStats};
 use engine::port::*;
 use session::id::{AgentId, EnvironmentId, EnvironmentKeyId, FileId, ReplicaId, ResourceId, SessionId, WorkId};
 use session::{State, Timestamp};
@@ -100,8 +100,8 @@ impl WorkQueue for FaultyStore {
     ) -> Result<Heartbeat, StoreError> {
         self.process.call(0, WorkQueue::heartbeat(&*self.store, pool, id, expected, ttl)).await
     }
-    async fn stop(&self, pool: &Pool, id: &WorkId, force: bool) -> Result<Stopped, StoreError> {
-        self.process.call(1, self.store.stop(pool, id, force)).await
+    async fn ask_to_stop(&self, pool: &Pool, id: &WorkId) -> Result<Option<WorkItem>, StoreError> {
+        self.process.call(1, self.store.ask_to_stop(pool, id)).await
     }
     async fn item(&self, pool: &Pool, id: &WorkId) -> Result<Option<WorkItem>, StoreError> {
         self.process.call(1, self.store.item(pool, id)).await
