@@ -58,3 +58,16 @@ def test_a_session_is_created_once_and_a_key_is_good_for_one_request(service: Se
         client.beta.sessions.create(agent=agent.id, environment_id=environment_id, title="t", extra_headers=key)
     assert "Idempotency-Key" in refused.value.message
     assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_file_is_uploaded_once(service: Service, unique: str) -> None:
+    client = service.client(max_retries=0)
+    key = {"Idempotency-Key": unique}
+    first = client.beta.files.upload(file=(f"{unique}.csv", b"a,b", "text/csv"), extra_headers=key)
+    # The SDK draws another boundary for each.
+    second = client.beta.files.upload(file=(f"{unique}.csv", b"a,b", "text/csv"), extra_headers=key)
+    assert second == first
+    assert [file.id for file in client.beta.files.list() if file.filename == f"{unique}.csv"] == [first.id]
+    with pytest.raises(anthropic.ConflictError):
+        client.beta.files.upload(file=(f"{unique}.csv", b"a;b", "text/csv"), extra_headers=key)
+    client.beta.files.delete(first.id)

@@ -123,7 +123,7 @@ macro_rules! contract_tests {
                 a_reservation_is_settled_once, a_cap_refuses_what_does_not_fit, a_day_has_a_ledger_of_its_own,
                 a_session_leaves_no_reservation_open, concurrent_reservations_are_all_counted;
             histories: a_history_folds_to_its_snapshot;
-            files: a_file_is_what_was_stored, a_file_needs_its_content, files_are_listed,
+            files: a_file_is_what_was_stored, a_file_needs_its_content, a_file_is_stored_once_for_a_key, files_are_listed,
                 content_stays_while_a_file_has_it, expired_content_is_let_go, files_of_a_session_go_with_it;
             resources: a_session_is_created_with_its_resources, resources_come_and_go,
                 a_session_is_given_what_its_resources_hold,

@@ -110,7 +110,7 @@ pub async fn a_session_is_given_what_its_resources_hold(subject: &impl Subject) 
     store.add_resource(&resource, None).await.expect("there is room");
     store.add_resource(&given(&story, 2, "b", "given"), None).await.expect("there is room");
     store.add_resource(&given(&other, 3, "a", "theirs"), None).await.expect("there is room");
-    store.create_files(&[file(&story, "file_made", "made", 4)]).await.expect("the content is there");
+    store.create_file(&file(&story, "file_made", "made", 4), None).await.expect("the content is there");
     for (content, expected) in [("given", true), ("theirs", false), ("made", false), ("x", false)] {
         assert_eq!(is_given(&story, content).await, expected, "{content}");
     }
@@ -206,7 +206,7 @@ pub async fn a_deleted_session_leaves_no_files(subject: &impl Subject) {
     let resource = given(&story, 1, "a", "theirs");
     store.add_resource(&resource, None).await.expect("there is room");
     let made = file(&story, "file_made", "theirs", 2);
-    store.create_files(std::slice::from_ref(&made)).await.expect("the content is there");
+    store.create_file(&made, None).await.expect("the content is there");
     store.append(story.tell(Command::Delete)).await.expect("nobody else appends");
     assert_eq!(store.files(&[resource.file.id.clone(), made.id]).await.expect("the store answers"), []);
     assert_eq!(listed(&*store, &story).await, []);

@@ -6,20 +6,20 @@ use session::id::FileId;
 
 use super::MemoryStore;
 use super::store::page;
-use crate::port::StoreError;
 use crate::port::files::{File, FileError, Files, ListFiles};
+use crate::port::{Keep, StoreError};
 
 #[async_trait]
 impl Files for MemoryStore {
-    async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
+    async fn create_file(&self, file: &File, keep: Option<Keep<File>>) -> Result<(), FileError> {
         let now = self.now();
         let mut tables = self.tables();
-        if files.iter().any(|file| !tables.has_content(file)) {
+        tables.check_keep(keep.as_ref(), now)?;
+        if !tables.has_content(file) {
             return Err(FileError::ContentGone);
         }
-        for file in files {
-            tables.add_file(file.clone(), now);
-        }
+        tables.add_file(file.clone(), now);
+        tables.keep_written(keep, file, now);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use session::Timestamp;
 use session::id::{FileId, SessionId};
 
-use super::{After, BlobHash, Order, StoreError};
+use super::{After, BlobHash, Keep, KeepError, KeyUsed, Order, StoreError};
 
 /// A file, of which the content is a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +28,25 @@ impl File {
     }
 }
 
-/// Why files were not stored.
+/// Why a file was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// A blob is not in the registry any more: it was put too long ago. Put it again.
+    /// The blob is not in the registry any more: it was put too long ago. Put it again.
     #[error("the content is not there any more")]
     ContentGone,
     #[error(transparent)]
+    KeyUsed(#[from] KeyUsed),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<KeepError> for FileError {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::KeyUsed(used) => used.into(),
+            KeepError::Store(error) => error.into(),
+        }
+    }
 }
 
 /// Which files to list, ordered by creation.
@@ -48,12 +59,11 @@ pub struct ListFiles {
     pub limit: usize,
 }
 
-/// The files.
+/// The files. What sessions are given and what they make is stored by [`Resources`](super::Resources).
 #[async_trait]
 pub trait Files: Send + Sync + 'static {
-    /// Stores files, all or none, whose blobs were put: by the caller just now, or by whoever made another file that
-    /// is there. This is how a session's outputs and its copies of uploads are made, without moving their content.
-    async fn create_files(&self, files: &[File]) -> Result<(), FileError>;
+    /// Stores a file whose blob was put: by the caller just now, or by whoever made another file that is there.
+    async fn create_file(&self, file: &File, keep: Option<Keep<File>>) -> Result<(), FileError>;
 
     /// Those of these that are there.
     async fn files(&self, ids: &[FileId]) -> Result<Vec<File>, StoreError>;

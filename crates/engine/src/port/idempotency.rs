@@ -22,7 +22,7 @@ pub struct KeyedRequest {
     pub method: String,
     /// The path with its query.
     pub path: String,
-    /// Of the body as it was received.
+    /// Of the body as it was received, or of what it means where its bytes differ with every try.
     pub body_hash: String,
 }
 

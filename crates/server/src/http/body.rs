@@ -70,7 +70,7 @@ impl<B: Shape> FromRequest<Service> for KeyedBody<B> {
     async fn from_request(request: Request, service: &Service) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let bytes = receive(&parts.headers, body, service).await?;
-        let keyed = idempotency::read(&parts, &bytes)?;
+        let keyed = idempotency::read(&parts)?.map(|named| named.asking(&bytes));
         Ok(Self(B::of(object(bytes, &parts.headers, service)?)?, keyed))
     }
 }

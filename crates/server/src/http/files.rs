@@ -13,7 +13,6 @@ use engine::port::{After, Blobs, Order};
 use serde_json::{Value, json};
 use session::id::{FileId, SessionId};
 
-use super::Service;
 use super::auth::Caller;
 use super::body::OptionalBody;
 use super::error::{ApiError, Kind};
@@ -21,6 +20,7 @@ use super::pagination::{self, CreatedPlace, ListName};
 use super::path::{self, Ids};
 use super::query::{NoQuery, Query};
 use super::upload::Upload;
+use super::{Service, idempotency};
 
 /// Files asked for by id in one list.
 const IDS_MAX: usize = 100;
@@ -31,24 +31,31 @@ pub(super) async fn create(
     caller: Caller,
     _: NoQuery,
     request: Request,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.require_application()?;
+    let (parts, body) = request.into_parts();
+    let named = idempotency::read(&parts)?;
+    let request = Request::from_parts(parts, body);
     let mut upload = Upload::read(request, &service, blobs(&service)?).await?;
     let blob = upload.content.seal().await?;
-    upload.content.keep().await?;
-    let now = service.now();
-    let file = File {
-        id: service.id(),
-        filename: upload.filename,
-        mime_type: upload.mime_type,
-        bytes: blob.bytes,
-        blob: Some(blob.hash),
-        created_at: now,
-        expires_at: upload.expires_in_seconds.map(|seconds| now.plus_millis(seconds as i64 * 1_000)),
-        session_id: None,
-    };
-    service.world.files.create_files(std::slice::from_ref(&file)).await?;
-    Ok(Json(view(&file)))
+    let request = named.map(|named| named.asking(upload.meaning(&blob.hash).as_bytes()));
+    idempotency::once(&service, request.as_ref(), async {
+        upload.content.keep().await?;
+        let now = service.now();
+        let file = File {
+            id: service.id(),
+            filename: upload.filename,
+            mime_type: upload.mime_type,
+            bytes: blob.bytes,
+            blob: Some(blob.hash),
+            created_at: now,
+            expires_at: upload.expires_in_seconds.map(|seconds| now.plus_millis(seconds as i64 * 1_000)),
+            session_id: None,
+        };
+        service.world.files.create_file(&file, idempotency::keep(request.as_ref(), view)).await?;
+        Ok(idempotency::ok(&view(&file)))
+    })
+    .await
 }
 
 /// `GET /v1/files/{file_id}`.
@@ -268,6 +275,7 @@ impl From<FileError> for ApiError {
             FileError::ContentGone => {
                 Self::unavailable("the content went while the file was stored; send it again", error.to_string())
             }
+            FileError::KeyUsed(used) => used.into(),
             FileError::Store(error) => error.into(),
         }
     }

@@ -1,7 +1,8 @@
 //! `Idempotency-Key`: a request that names a key has one effect, however often its client sends it.
 //!
-//! A handler that honours keys takes [`KeyedBody`](super::body::KeyedBody) and runs within [`once`]; the write that
-//! it makes keeps the answer in its own transaction ([`engine::port::idempotency`]). Every other handler refuses the
+//! A handler that honours keys takes [`KeyedBody`](super::body::KeyedBody), or reads the key itself where the body is no
+//! JSON, and runs within [`once`]; the write that it makes keeps the answer in its own transaction
+//! ([`engine::port::idempotency`]). Every other handler refuses the
 //! header by name. An answer is looked up before the handler runs, since what it would find has changed by then, and
 //! after it failed, since a twin may have been first. Keys are those of one credential.
 
@@ -24,8 +25,24 @@ const REPLAYED: &str = "idempotent-replayed";
 
 const KEY_BYTES_MAX: usize = 255;
 
-/// The request, if it names a key. `body` is what came over the wire.
-pub(super) fn read(parts: &Parts, body: &[u8]) -> Result<Option<KeyedRequest>, ApiError> {
+/// A request that names a key, before its body was read.
+pub(super) struct Named {
+    credential_hash: String,
+    key: String,
+    method: String,
+    path: String,
+}
+
+impl Named {
+    /// `body` is what came over the wire, or stands for it where that differs from one try to the next.
+    pub(super) fn asking(self, body: &[u8]) -> KeyedRequest {
+        let Self { credential_hash, key, method, path } = self;
+        KeyedRequest { credential_hash, key, method, path, body_hash: auth::hash(body) }
+    }
+}
+
+/// The request, if it names a key.
+pub(super) fn read(parts: &Parts) -> Result<Option<Named>, ApiError> {
     let mut keys = parts.headers.get_all(HEADER).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     if keys.next().is_some() {
@@ -36,12 +53,11 @@ pub(super) fn read(parts: &Parts, body: &[u8]) -> Result<Option<KeyedRequest>, A
     let key = key.and_then(|key| std::str::from_utf8(key).ok()).ok_or_else(|| {
         ApiError::invalid(format!("Idempotency-Key: expected 1 to {KEY_BYTES_MAX} printable ASCII characters"))
     })?;
-    Ok(Some(KeyedRequest {
+    Ok(Some(Named {
         credential_hash: secret_hash(auth::credential(&parts.headers)?),
         key: key.to_owned(),
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), ToString::to_string),
-        body_hash: auth::hash(body),
     }))
 }
 

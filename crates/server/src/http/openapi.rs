@@ -61,9 +61,8 @@ const SESSIONS: &[&str] = &[
     "created_at[lte]",
 ];
 
-/// The work queue's own protocol tells repeated requests by the item's state; the primary thread is never archived; and
-/// an upload that is sent twice makes two files.
-const UNKEYED: [&str; 5] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread", "upload_file"];
+/// The work queue's own protocol tells repeated requests by the item's state; and the primary thread is never archived.
+const UNKEYED: [&str; 4] = ["acknowledge_work", "heartbeat_work", "stop_work", "archive_thread"];
 
 const OPERATIONS: [Operation; 62] = [
     get("/health", "health", &[], Json("Health")),

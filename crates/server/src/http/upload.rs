@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest as _, Multipart, Request};
 use axum::http::{HeaderMap, header};
-use engine::port::{BlobWriter, Blobs};
+use engine::port::{BlobHash, BlobWriter, Blobs};
+use serde_json::json;
 
 use super::Service;
 use super::error::{ApiError, Kind};
@@ -65,13 +66,15 @@ impl Upload {
         })?;
         Ok(Self { filename, mime_type, expires_in_seconds, content })
     }
+
+    /// What it asks for, in one spelling: the bytes of the body differ with every try, for its boundary does.
+    pub(super) fn meaning(&self, content: &BlobHash) -> String {
+        json!([self.filename, self.mime_type, self.expires_in_seconds, content.as_str()]).to_string()
+    }
 }
 
 /// What can be refused before the body is looked at.
 fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key("idempotency-key") {
-        return Err(ApiError::unsupported("Idempotency-Key", "an upload that is sent twice makes two files"));
-    }
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(
             ApiError::invalid("Content-Encoding: an upload is sent as it is").code("request_body_encoding_unsupported")

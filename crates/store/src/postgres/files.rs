@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 use engine::port::files::{File, FileError, Files, ListFiles};
-use engine::port::{Order, StoreError};
+use engine::port::{Keep, Order, StoreError};
 use session::Timestamp;
 use session::id::FileId;
 use sqlx::postgres::PgExecutor;
 use sqlx::query;
 
 use super::log::Connection;
-use super::{PostgresStore, bounded, findable, now};
+use super::{PostgresStore, bounded, findable, idempotency, now};
 use crate::failure::store_error;
 use crate::row::{self, integer, row_limit};
 
@@ -38,12 +38,14 @@ macro_rules! select_files {
 
 #[async_trait]
 impl Files for PostgresStore {
-    async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
+    async fn create_file(&self, file: &File, keep: Option<Keep<File>>) -> Result<(), FileError> {
         bounded(async {
             let mut transaction = self.pool.begin().await.map_err(store_error)?;
-            if !create(&mut transaction, &files.iter().collect::<Vec<_>>()).await? {
+            idempotency::begin(&mut transaction, keep.as_ref()).await?;
+            if !create(&mut transaction, &[file]).await? {
                 return Err(FileError::ContentGone);
             }
+            idempotency::finish(&mut transaction, keep, file).await?;
             transaction.commit().await.map_err(store_error)?;
             Ok(())
         })

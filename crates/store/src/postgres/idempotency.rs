@@ -75,7 +75,7 @@ impl PostgresStore {
             return Ok(Writing::Plain(self.pool.acquire().await.map_err(store_error)?));
         };
         let mut transaction = self.pool.begin().await.map_err(store_error)?;
-        insert(&mut transaction, &keep.request, &Answer { status: 0, body: String::new() }).await?;
+        begin(&mut transaction, Some(&keep)).await?;
         Ok(Writing::Keyed(transaction, keep))
     }
 }
@@ -91,10 +91,25 @@ impl<T> Writing<T> {
     /// Keeps the answer to what was written.
     pub(super) async fn finish(self, written: &T) -> Result<(), StoreError> {
         let Self::Keyed(mut transaction, keep) = self else { return Ok(()) };
-        let Kept { request, answer } = keep.kept(written);
-        fill(&mut transaction, request, answer).await?;
+        finish(&mut transaction, Some(keep), written).await?;
         transaction.commit().await.map_err(store_error)
     }
+}
+
+/// Takes the key, before anything else is written.
+pub(super) async fn begin<T>(connection: &mut Connection, keep: Option<&Keep<T>>) -> Result<(), KeepError> {
+    let Some(keep) = keep else { return Ok(()) };
+    insert(connection, &keep.request, &Answer { status: 0, body: String::new() }).await
+}
+
+/// Puts the answer to what was written under the key.
+pub(super) async fn finish<T>(
+    connection: &mut Connection,
+    keep: Option<Keep<T>>,
+    written: &T,
+) -> Result<(), StoreError> {
+    let Some(Kept { request, answer }) = keep.map(|keep| keep.kept(written)) else { return Ok(()) };
+    fill(connection, request, answer).await
 }
 
 /// Puts the answer under a key that this transaction has taken.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use engine::port::resources::{
     KnownOutput, OUTPUTS_MAX, Output, OutputError, PutOutput, RESOURCES_MAX, ResourceError, in_the_way,
 };
-use engine::port::{Answer, BlobHash, FileResource, Keep, Kept, Resources, StoreError};
+use engine::port::{BlobHash, FileResource, Keep, Resources, StoreError};
 use session::id::{ResourceId, SessionId, WorkId};
 use sqlx::{query, query_scalar};
 
@@ -25,18 +25,13 @@ impl Resources for PostgresStore {
     ) -> Result<(), ResourceError> {
         bounded(async {
             let mut transaction = self.pool.begin().await.map_err(store_error)?;
-            if let Some(keep) = &keep {
-                let nothing_yet = Answer { status: 0, body: String::new() };
-                idempotency::insert(&mut transaction, &keep.request, &nothing_yet).await?;
-            }
+            idempotency::begin(&mut transaction, keep.as_ref()).await?;
             check_room(&mut transaction, resource).await?;
             if !give(&mut transaction, std::slice::from_ref(resource)).await? {
                 return Err(ResourceError::ContentGone);
             }
             raise_version(&mut transaction, row::session_of(&resource.file)).await?;
-            if let Some(Kept { request, answer }) = keep.map(|keep| keep.kept(resource)) {
-                idempotency::fill(&mut transaction, request, answer).await?;
-            }
+            idempotency::finish(&mut transaction, keep, resource).await?;
             transaction.commit().await.map_err(store_error)?;
             Ok(())
         })

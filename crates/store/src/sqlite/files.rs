@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use engine::port::files::{File, FileError, Files, ListFiles};
-use engine::port::{Order, StoreError};
+use engine::port::{Keep, Order, StoreError};
 use session::Timestamp;
 use session::id::FileId;
 use sqlx::{query, query_scalar};
 
-use super::{Connection, SqliteStore};
+use super::{Connection, SqliteStore, idempotency};
 use crate::failure::store_error;
 use crate::row::{self, integer, row_limit};
 
@@ -19,16 +19,16 @@ macro_rules! select_files {
 
 #[async_trait]
 impl Files for SqliteStore {
-    async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
-        let (files, now) = (files.to_vec(), self.now());
+    async fn create_file(&self, file: &File, keep: Option<Keep<File>>) -> Result<(), FileError> {
+        let (file, now) = (file.clone(), self.now());
         self.writer
             .write(move |connection| {
                 Box::pin(async move {
-                    for file in &files {
-                        if !create(connection, file, now).await? {
-                            return Err(FileError::ContentGone);
-                        }
+                    idempotency::begin(connection, keep.as_ref(), now).await?;
+                    if !create(connection, &file, now).await? {
+                        return Err(FileError::ContentGone);
                     }
+                    idempotency::finish(connection, keep, &file).await?;
                     Ok(())
                 })
             })

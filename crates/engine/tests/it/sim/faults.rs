@@ -249,8 +249,8 @@ impl Chunks for FaultyStore {
 
 #[async_trait]
 impl Files for FaultyStore {
-    async fn create_files(&self, files: &[File]) -> Result<(), FileError> {
-        self.process.call(10, self.store.create_files(files)).await
+    async fn create_file(&self, file: &File, keep: Option<Keep<File>>) -> Result<(), FileError> {
+        self.process.call(10, self.store.create_file(file, keep)).await
     }
     async fn files(&self, ids: &[FileId]) -> Result<Vec<File>, StoreError> {
         self.process.call(1, self.store.files(ids)).await

@@ -41,7 +41,7 @@ async fn upload_and_give(shared: &Shared, node: &Arc<Node>, session_id: &Session
     let blobs = node.world.blobs.as_ref().expect("there is an object store");
     let hash = blobs.put(content.into_bytes()).await.ok()?;
     let original = file(FileId::from_bits(shared.dice.draw()), node.world.clock.now(), hash, None);
-    node.world.files.create_files(std::slice::from_ref(&original)).await.ok()?;
+    node.world.files.create_file(&original, None).await.ok()?;
     shared.note(|notes| notes.uploads.push(original.id.clone()));
     give(shared, node, session_id, original).await
 }

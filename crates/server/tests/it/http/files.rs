@@ -20,13 +20,27 @@ fn file_part(filename: &str, content: &[u8]) -> Vec<u8> {
 }
 
 async fn post(api: &Api, key: &str, parts: &[Vec<u8>]) -> Answer {
+    send(api, BOUNDARY, &[("x-api-key", key)], parts).await
+}
+
+/// An upload under an idempotency key. Clients draw a boundary for every try.
+async fn post_once(api: &Api, key: &str, boundary: &str, parts: &[Vec<u8>]) -> Answer {
+    send(api, boundary, &[("x-api-key", API_KEY), ("idempotency-key", key)], parts).await
+}
+
+async fn send(api: &Api, boundary: &str, headers: &[(&str, &str)], parts: &[Vec<u8>]) -> Answer {
     let mut body = parts.concat();
     body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
-    let request = Request::builder()
+    if boundary != BOUNDARY {
+        body = String::from_utf8(body).unwrap().replace(BOUNDARY, boundary).into_bytes();
+    }
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri("/v1/files")
-        .header("x-api-key", key)
-        .header("content-type", format!("multipart/form-data; boundary={BOUNDARY}"));
+        .header("content-type", format!("multipart/form-data; boundary={boundary}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
     Answer::of(api.send(request.body(Body::from(body)).unwrap()).await).await
 }
 
@@ -79,6 +93,48 @@ async fn names_and_lifetimes_are_checked() {
         let refused = post(&api, API_KEY, &lasting(seconds)).await.invalid();
         assert!(refused.starts_with("expires_in_seconds: "), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_sent_again_makes_one_file() {
+    let api = Api::start_without_replica().await;
+    let is_replayed = |answer: &Answer| answer.headers.contains_key("idempotent-replayed");
+    let lasting = |seconds: &str| [file_part("a.csv", b"a,b"), part("expires_in_seconds", "", seconds.as_bytes())];
+    post_once(&api, "k", "first", &lasting("1")).await.invalid();
+    let first = post_once(&api, "k", "second", &lasting("3600")).await;
+    assert!(!is_replayed(&first), "a refusal is not kept");
+    let first = first.ok();
+    let mut turned = lasting("3600");
+    turned.reverse();
+    for (boundary, parts) in [("third", lasting("3600")), ("fourth", turned)] {
+        let again = post_once(&api, "k", boundary, &parts).await;
+        assert!(is_replayed(&again));
+        assert_eq!(again.ok(), first);
+    }
+    let typed = part("file", "; filename=\"a.csv\"\r\ncontent-type: text/plain", b"a,b");
+    for parts in [
+        vec![file_part("a.csv", b"a,b")],
+        lasting("3601").to_vec(),
+        vec![file_part("b.csv", b"a,b"), lasting("3600")[1].clone()],
+        vec![file_part("a.csv", b"a;b"), lasting("3600")[1].clone()],
+        vec![typed, lasting("3600")[1].clone()],
+    ] {
+        let refused = post_once(&api, "k", "fifth", &parts).await;
+        assert!(refused.error(409, "conflict_error").contains("another body"));
+        assert_eq!(refused.code(), "idempotency_key_reused");
+    }
+    assert_eq!(api.get("/v1/files").await.ok()["data"], json!([first]));
+
+    let parts = [file_part("twin", b"x")];
+    let twins = ["a", "b", "c", "d"].map(|boundary| post_once(&api, "twins", boundary, &parts));
+    let answers = futures::future::join_all(twins).await;
+    assert_eq!(answers.iter().filter(|answer| !is_replayed(answer)).count(), 1);
+    let files: Vec<Value> = answers.into_iter().map(Answer::ok).collect();
+    assert!(files.iter().all(|file| *file == files[0]), "{files:?}");
+    assert_eq!(api.get("/v1/files").await.ok()["data"].as_array().unwrap().len(), 2);
+
+    let fresh = [upload(&api, "twin", b"x").await, upload(&api, "twin", b"x").await];
+    assert_ne!(fresh[0]["id"], fresh[1]["id"]);
 }
 
 #[tokio::test]
