@@ -144,9 +144,6 @@ impl Report {
     }
 }
 
-/// Virtual time after which the weather clears, so that everything can settle.
-const STORM: Duration = Duration::from_secs(40);
-
 /// Virtual time within which everything must have settled.
 const SETTLE: Duration = Duration::from_secs(600);
 
@@ -184,7 +181,7 @@ async fn run(seed: u64) -> Report {
     for client in 0..1 + shared.dice.below(5) {
         clients.spawn(people::use_a_session(Arc::clone(&shared), Arc::clone(&cluster), client));
     }
-    sleep(STORM).await;
+    sleep(shared.weather.storm).await;
     shared.weather.clear();
     let settled = tokio::time::timeout(SETTLE, async { while clients.join_next().await.is_some() {} }).await;
     if settled.is_err() {

@@ -35,7 +35,7 @@ pub(crate) async fn use_a_session(shared: Arc<Shared>, cluster: Arc<Cluster>, nu
     }
     for act in 0..2 + shared.dice.below(6) {
         client.act(&id, act).await;
-        sleep(Duration::from_millis(shared.dice.below(3_000))).await;
+        sleep(Duration::from_millis(shared.dice.below(shared.weather.pause_ms))).await;
     }
     client.settle(&id).await;
     if shared.dice.chance(300) {

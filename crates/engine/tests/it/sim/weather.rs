@@ -12,6 +12,10 @@ use crate::rig::Dice;
 /// Which faults a simulation has, and how often. Chances are per mille; those that end in `_each` are for each call.
 pub(crate) struct Weather {
     rough: AtomicBool,
+    /// Time after which the weather clears, so that everything can settle.
+    pub(crate) storm: Duration,
+    /// The longest pause of a client between two things that it does.
+    pub(crate) pause_ms: u64,
     /// The store is away for everybody.
     store_away: AtomicBool,
     /// The object store is away for everybody.
@@ -66,8 +70,12 @@ impl Weather {
     pub(crate) fn drawn(dice: &Dice) -> Self {
         let kinds = [0, 150, 150, 600, 600, 600][dice.below(6) as usize];
         let kind = |most: u64| if dice.chance(kinds) { 1 + dice.below(most) } else { 0 };
+        // What is remembered for a minute is forgotten in a long one.
+        let is_long = dice.chance(80);
         Self {
             rough: AtomicBool::new(true),
+            storm: Duration::from_secs(if is_long { 240 } else { 40 }),
+            pause_ms: if is_long { 60_000 } else { 3_000 },
             store_away: AtomicBool::new(false),
             blobs_away: AtomicBool::new(false),
             crash_each: kind(12),
