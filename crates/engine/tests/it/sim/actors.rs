@@ -24,6 +24,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::Shared;
 use super::cluster::{Cluster, Node};
+use super::counts::Count;
 use super::disk::Disk;
 use super::files::SessionFiles;
 use super::weather::Process;
@@ -204,7 +205,7 @@ pub(crate) async fn work(shared: Arc<Shared>, cluster: Arc<Cluster>, number: u64
             () = sleep(lifetime), if shared.weather.kills_workers && shared.weather.is_rough() => process.die(),
             () = worker.live() => {}
         }
-        shared.note(|notes| notes.worker_deaths += 1);
+        shared.count(Count::WorkerDeath, 1);
         sleep(Duration::from_millis(shared.dice.below(2_000))).await;
     }
 }
@@ -394,7 +395,7 @@ impl Worker<'_> {
                         panic!("no worker's request names a key or is held back: {error}")
                     }
                     Some(Err(CommandError::Busy(_) | CommandError::Store(_))) | None => {
-                        self.shared.note(|notes| notes.lost_answers += 1);
+                        self.shared.count(Count::LostAnswer, 1);
                     }
                 }
             }

@@ -13,6 +13,7 @@ use tokio::time::{Duration, sleep};
 
 use super::Shared;
 use super::cluster::Node;
+use super::counts::Count;
 use super::weather::Process;
 
 /// Blobs that a hasty collector leaves alone.
@@ -75,7 +76,7 @@ pub(crate) async fn take_blobs_away(shared: Arc<Shared>) {
     for _ in 0..shared.weather.blob_outages {
         sleep(Duration::from_millis(1_000 + shared.dice.below(15_000))).await;
         shared.weather.set_blobs_away(true);
-        shared.note(|notes| notes.outages += 1);
+        shared.count(Count::Outage, 1);
         sleep(Duration::from_millis(200 + shared.dice.below(20_000))).await;
         shared.weather.set_blobs_away(false);
     }
@@ -86,7 +87,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, node: Arc<Node>, registry: Arc<dy
     loop {
         sleep(Duration::from_millis(1_000 + shared.dice.below(10_000))).await;
         if let Ok(Ok(collected)) = node.request(registry.collect(BATCH)).await {
-            shared.note(|notes| notes.collected += collected);
+            shared.count(Count::BlobCollected, collected);
         }
     }
 }

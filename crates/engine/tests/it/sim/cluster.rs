@@ -17,6 +17,7 @@ use super::Shared;
 use super::actors::SimulatedModel;
 use super::bell::FaultyBell;
 use super::blobs::{self, FaultyBlobs};
+use super::counts::Count;
 use super::faults::{FaultyStore, SkewedClock};
 use super::weather::Process;
 
@@ -133,7 +134,7 @@ async fn keep_one_up(shared: Arc<Shared>, cluster: Weak<Cluster>, slot: usize) {
         }
         if node.process.is_dead() || shared.weather.kills && shared.dice.chance(500) {
             node.process.die();
-            shared.note(|notes| notes.crashes += 1);
+            shared.count(Count::Crash, 1);
         } else {
             drain(&shared, &node, &mut tasks).await;
         }
@@ -206,7 +207,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
 
 /// Ends a server in good order: it takes no more requests, hands its sessions over, and is gone.
 async fn drain(shared: &Shared, node: &Node, tasks: &mut JoinSet<()>) {
-    shared.note(|notes| notes.drains += 1);
+    shared.count(Count::Drain, 1);
     node.shutdown.cancel();
     while !shared.weather.is_orderly() && shared.dice.chance(200) {
         node.hurry.hurry();

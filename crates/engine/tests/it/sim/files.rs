@@ -14,6 +14,7 @@ use tokio::time::{Duration, sleep};
 
 use super::Shared;
 use super::cluster::{Cluster, Node};
+use super::counts::Count;
 use super::disk::{Disk, Folder, Kept};
 use super::weather::Process;
 use super::witness::Given;
@@ -291,7 +292,7 @@ impl<'w> SessionFiles<'w> {
             Ok(workspaces.save(self.held, text.clone(), tip.clone()).await?)
         });
         save.await?;
-        self.shared.note(|notes| notes.saved += 1);
+        self.shared.count(Count::Snapshot, 1);
         is_wanted()?;
         let kept = Kept { manifest: hash, tip, chunks: contents.into_keys().collect() };
         self.folder(|folder| folder.kept = Some(kept));
@@ -322,7 +323,7 @@ impl<'w> SessionFiles<'w> {
             return Ok(());
         }
         self.ask(async |node| self.put_output(&node, &content).await).await?;
-        self.shared.note(|notes| notes.outputs += 1);
+        self.shared.count(Count::FileMade, 1);
         self.outputs.lock().unwrap().get_or_insert_default().insert(OUTPUT.to_owned(), hash);
         Ok(())
     }

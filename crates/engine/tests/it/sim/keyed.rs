@@ -12,6 +12,7 @@ use tokio::time::{Duration, sleep};
 
 use super::Shared;
 use super::cluster::Cluster;
+use super::counts::Count;
 use crate::rig::message;
 
 const CREDENTIAL: &str = "client";
@@ -84,7 +85,7 @@ impl Sender<'_> {
                     Ok(Err(CommandError::Refused(_) | CommandError::NotFound(_) | CommandError::TooManyRunning(_))) => {
                         return None;
                     }
-                    Ok(Err(_)) | Err(_) => self.shared.note(|notes| notes.lost_answers += 1),
+                    Ok(Err(_)) | Err(_) => self.shared.count(Count::LostAnswer, 1),
                 }
             }
             sleep(Duration::from_millis(100)).await;

@@ -6,13 +6,15 @@
 //! - [`actors`], [`files`], [`disk`]: the model and the workers, and what workers do with the files of sessions;
 //! - [`people`], [`keyed`], [`uploads`]: the clients and those who follow;
 //! - [`witness`]: what must hold while it runs;
-//! - [`oracle`]: what must hold of the histories whatever happened, [`books`] of the ledger, [`folders`] of files.
+//! - [`oracle`]: what must hold of the histories whatever happened, [`books`] of the ledger, [`folders`] of files;
+//! - [`counts`]: how often what happened.
 
 pub(crate) mod actors;
 pub(crate) mod bell;
 pub(crate) mod blobs;
 pub(crate) mod books;
 pub(crate) mod cluster;
+pub(crate) mod counts;
 pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod files;
@@ -36,6 +38,7 @@ use tokio::time::{Duration, sleep};
 
 use self::bell::Lines;
 use self::cluster::Cluster;
+use self::counts::{Count, Counts};
 use self::files::Look;
 use self::keyed::Keyed;
 use self::weather::Weather;
@@ -74,15 +77,7 @@ pub(crate) struct Notes {
     pub(crate) delivered: BTreeMap<SessionId, Vec<u64>>,
     /// What was seen to be wrong on the way.
     pub(crate) violations: Vec<String>,
-    pub(crate) crashes: u32,
-    pub(crate) drains: u32,
-    pub(crate) outages: u32,
-    pub(crate) worker_deaths: u32,
-    pub(crate) lost_answers: u32,
-    pub(crate) saved: u32,
-    pub(crate) given: u32,
-    pub(crate) outputs: u32,
-    pub(crate) collected: usize,
+    pub(crate) counts: Counts,
     /// Failures of the provider that cost nothing.
     pub(crate) free_failures: u32,
 }
@@ -97,6 +92,10 @@ impl Shared {
         self.clock.now()
     }
 
+    pub(crate) fn count(&self, count: Count, times: usize) {
+        self.note(|notes| notes.counts.add(count, times));
+    }
+
     pub(crate) fn violation(&self, text: String) {
         self.note(|notes| notes.violations.push(text));
     }
@@ -106,42 +105,9 @@ impl Shared {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) violations: Vec<String>,
-    pub(crate) records: usize,
-    pub(crate) crashes: u32,
-    pub(crate) drains: u32,
-    pub(crate) outages: u32,
-    pub(crate) worker_deaths: u32,
-    pub(crate) lost_answers: u32,
-    /// Snapshots that were taken, and those that the files of a session were made anew from.
-    pub(crate) saved: u32,
-    pub(crate) restored: u32,
-    /// Results that told the model of lost files.
-    pub(crate) losses_told: u32,
-    /// Files that sessions were given, and that they made.
-    pub(crate) given: u32,
-    pub(crate) outputs: u32,
-    /// Blobs that were collected while everything ran.
-    pub(crate) collected: usize,
+    pub(crate) counts: Counts,
     /// A digest of every history: equal seeds have equal ones.
     pub(crate) digest: u64,
-}
-
-impl Report {
-    /// Counts another simulation's faults to these.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.records += other.records;
-        self.crashes += other.crashes;
-        self.drains += other.drains;
-        self.outages += other.outages;
-        self.worker_deaths += other.worker_deaths;
-        self.lost_answers += other.lost_answers;
-        self.saved += other.saved;
-        self.restored += other.restored;
-        self.losses_told += other.losses_told;
-        self.given += other.given;
-        self.outputs += other.outputs;
-        self.collected += other.collected;
-    }
 }
 
 /// Virtual time within which everything must have settled.

@@ -10,6 +10,7 @@ use session::state::Status;
 use session::{Event, State, fold, without_notice};
 
 use super::books::Requests;
+use super::counts::{Count, Counts};
 use super::files::Look;
 use super::{Notes, Report, Shared, blobs, folders};
 
@@ -30,18 +31,7 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
     let mut ids: BTreeSet<SessionId> = listed.into_iter().map(|state| state.session_id).collect();
     ids.extend(notes.sessions.iter().cloned());
 
-    let mut report = Report {
-        crashes: notes.crashes,
-        drains: notes.drains,
-        outages: notes.outages,
-        worker_deaths: notes.worker_deaths,
-        lost_answers: notes.lost_answers,
-        saved: notes.saved,
-        given: notes.given,
-        outputs: notes.outputs,
-        collected: notes.collected,
-        ..Report::default()
-    };
+    let mut report = Report { counts: std::mem::take(&mut notes.counts), ..Report::default() };
     let mut digest = DefaultHasher::new();
     let mut requests = Requests::default();
     let mut states = Vec::new();
@@ -52,7 +42,6 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
             notes.violations.push(format!("{id}: an acknowledged session is not there"));
             continue;
         };
-        report.records += records.len();
         requests.take_in_state(&loaded.state);
         for stored in &records {
             requests.take_in(&stored.record);
@@ -64,7 +53,7 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
         history.check(&loaded.state, &notes);
         let looks: Vec<&Look> = notes.looks.iter().filter(|look| look.session_id == id).collect();
         folders::judge(&records, &looks, &notes.snapshots).into_iter().for_each(|text| history.violation(text));
-        report.take_in(&records);
+        count(&mut report.counts, &records);
         if loaded.claim.is_some() && settled {
             history.violation("it is settled and still owned".to_owned());
         }
@@ -77,8 +66,9 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
     notes.violations.append(&mut shared.witness.take_violations());
     let books = shared.witness.take_books();
     notes.violations.append(&mut books.judge(&requests, shared, notes.free_failures).await);
-    if shared.weather.is_orderly() && notes.lost_answers > 0 {
-        notes.violations.push(format!("{} answers were lost where servers only drained", notes.lost_answers));
+    let lost = report.counts.of(Count::LostAnswer);
+    if shared.weather.is_orderly() && lost > 0 {
+        notes.violations.push(format!("{lost} answers were lost where servers only drained"));
     }
     notes.violations.append(&mut blobs::judge(shared, &states).await);
     report.digest = digest.finish();
@@ -86,16 +76,15 @@ pub(crate) async fn judge(shared: &Shared) -> Report {
     report
 }
 
-impl Report {
-    fn take_in(&mut self, records: &[StoredRecord]) {
-        for stored in records {
-            match &stored.record.event {
-                Event::WorkspaceRestored { .. } => self.restored += 1,
-                Event::AgentToolResult { content, .. } if without_notice(content).len() < content.len() => {
-                    self.losses_told += 1;
-                }
-                _ => {}
+fn count(counts: &mut Counts, records: &[StoredRecord]) {
+    counts.add(Count::Record, records.len());
+    for stored in records {
+        match &stored.record.event {
+            Event::WorkspaceRestored { .. } => counts.add(Count::Restore, 1),
+            Event::AgentToolResult { content, .. } if without_notice(content).len() < content.len() => {
+                counts.add(Count::LossTold, 1);
             }
+            _ => {}
         }
     }
 }

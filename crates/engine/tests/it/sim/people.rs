@@ -18,6 +18,7 @@ use tokio::time::{Duration, Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{Cluster, Node};
+use super::counts::Count;
 use super::{Shared, keyed, uploads};
 use crate::rig::{agent, message};
 
@@ -186,7 +187,7 @@ impl Client {
         let node: Arc<Node> = self.cluster.any(&self.shared)?;
         let sent = node.request(node.sessions.command(id, command, Fence::Client)).await;
         if matches!(sent, Err(_) | Ok(Err(CommandError::Busy(_) | CommandError::Store(_)))) {
-            self.shared.note(|notes| notes.lost_answers += 1);
+            self.shared.count(Count::LostAnswer, 1);
         }
         sent.ok()
     }

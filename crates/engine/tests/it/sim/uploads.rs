@@ -8,6 +8,7 @@ use session::id::{FileId, Identifier, ResourceId, SessionId};
 
 use super::Shared;
 use super::cluster::{Cluster, Node};
+use super::counts::Count;
 use super::files::file;
 
 /// Contents that uploads have, so that some are equal.
@@ -60,7 +61,7 @@ async fn give(shared: &Shared, node: &Arc<Node>, session_id: &SessionId, origina
     let mount_path = format!("/mnt/session/uploads/{}", shared.dice.below(PATHS));
     let resource = FileResource { id, mount_path, file: copy };
     match node.world.resources.add_resource(&resource, None).await {
-        Ok(()) => shared.note(|notes| notes.given += 1),
+        Ok(()) => shared.count(Count::FileGiven, 1),
         Err(error @ (ResourceError::Full | ResourceError::KeyUsed(_))) => {
             shared.violation(format!("{session_id}: {error}"));
         }

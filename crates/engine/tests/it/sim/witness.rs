@@ -18,6 +18,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::Shared;
 use super::books::Books;
+use super::counts::Count;
 use super::weather::{Process, Weather};
 
 /// In fair weather nothing that is due waits longer for a living owner, however few the servers and their slots.
@@ -232,7 +233,7 @@ pub(crate) async fn take_store_away(shared: Arc<Shared>) {
     for _ in 0..shared.weather.outages {
         sleep(Duration::from_millis(1_000 + shared.dice.below(15_000))).await;
         shared.weather.set_store_away(true);
-        shared.note(|notes| notes.outages += 1);
+        shared.count(Count::Outage, 1);
         for replica_id in shared.witness.servers() {
             shared.store.disconnect(&replica_id);
         }
