@@ -3,7 +3,8 @@
 //! What it asks about the session's files is in [`super::workspace`] and [`super::session_files`].
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use engine::port::definitions::{EnvironmentConfig, Networking};
 use engine::workspaces::HeldItem;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use super::body::JsonBody;
 use super::environments;
 use super::error::ApiError;
 use super::fields;
+use super::idempotency;
 use super::path::{self, Ids};
 use super::query::NoQuery;
 
@@ -30,12 +32,10 @@ const REASONS_MAX: usize = 32;
 /// The answer names the version of the session's resources, which the worker mounts before it runs the call.
 pub(super) async fn start_tool(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let held = held_item(caller, &ids)?;
     let id = held.item.session_id.clone();
     let tool_use_id: EventId = path::parse(&body.required_string("tool_use_id")?, "tool use")?;
     let tip: Option<EventId> = body.string("tip")?.map(|tip| path::parse(&tip, "event")).transpose()?;
@@ -55,11 +55,10 @@ pub(super) async fn start_tool(
 /// The environment is read anew for each, so that a change of it reaches new sandboxes.
 pub(super) async fn sandbox(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let HeldItem { item, .. } = held_item(caller, &ids)?;
+    let item = held.item;
     let environment = environments::load(&service, item.environment_id.as_str()).await?;
     let network = match environment.config {
         EnvironmentConfig::Cloud {
@@ -81,12 +80,10 @@ pub(super) async fn sandbox(
 /// `POST /v1/internal/sessions/{session_id}/refusals`: what the session's tools were refused since the last time.
 pub(super) async fn count_refusals(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    _: Held,
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    held_item(caller, &ids)?;
     let counts = body.object("counts")?.ok_or_else(|| ApiError::invalid("counts: required"))?;
     body.finish()?;
     let counts = counts.into_pairs();
@@ -105,14 +102,23 @@ pub(super) async fn count_refusals(
     Ok(Json(json!({"type": "refusals"})))
 }
 
-/// The caller's work item, if the path names its session.
-pub(super) fn held_item(caller: Caller, ids: &Ids) -> Result<HeldItem, ApiError> {
-    let id: SessionId = ids.get("session_id", "session")?;
-    match caller {
-        Caller::ItemHolder { item, token_hash } if item.session_id == id => Ok(HeldItem { item, token_hash }),
-        Caller::ItemHolder { .. } => Err(ApiError::not_found("session", id.as_str())),
-        Caller::FormerHolder => Err(ApiError::token_ended()),
-        _ => Err(ApiError::forbidden("this needs the token of a work item")),
+/// The caller's work item, whose session the path names. A worker tries again without an idempotency key.
+pub(super) struct Held(pub(super) HeldItem);
+
+impl FromRequestParts<Service> for Held {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, ApiError> {
+        idempotency::refuse(&parts.headers)?;
+        let caller = Caller::from_request_parts(parts, service).await?;
+        let ids = Ids::from_request_parts(parts, service).await?;
+        let id: SessionId = ids.get("session_id", "session")?;
+        match caller {
+            Caller::ItemHolder { item, token_hash } if item.session_id == id => Ok(Self(HeldItem { item, token_hash })),
+            Caller::ItemHolder { .. } => Err(ApiError::not_found("session", id.as_str())),
+            Caller::FormerHolder => Err(ApiError::token_ended()),
+            _ => Err(ApiError::forbidden("this needs the token of a work item")),
+        }
     }
 }
 

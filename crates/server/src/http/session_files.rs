@@ -17,14 +17,13 @@ use engine::workspaces::HeldItem;
 use serde_json::{Value, json};
 
 use super::Service;
-use super::auth::Caller;
 use super::context::OutputPut;
 use super::error::{ApiError, Kind};
-use super::internal::held_item;
+use super::internal::Held;
 use super::path::Ids;
 use super::query::{NoQuery, Query};
 use super::upload::{self, FILE_BYTES_MAX};
-use super::{body, files, idempotency, resources};
+use super::{body, files, resources};
 
 /// The longest path of an output, in bytes.
 const PATH_BYTES_MAX: usize = 1_024;
@@ -32,11 +31,9 @@ const PATH_BYTES_MAX: usize = 1_024;
 /// `GET /v1/internal/sessions/{session_id}/resources`: what is to be mounted, and the version of that.
 pub(super) async fn mounts(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let held = held_item(caller, &ids)?;
     let session_id = &held.item.session_id;
     // Read first: what changes in between is then told once more.
     let version = service.world.resources.resources_version(session_id).await?;
@@ -51,11 +48,10 @@ pub(super) async fn mounts(
 /// `GET /v1/internal/sessions/{session_id}/resources/{hash}`: the content of a file that the session was given.
 pub(super) async fn content(
     State(service): State<Service>,
-    caller: Caller,
+    Held(held): Held,
     ids: Ids,
     _: NoQuery,
 ) -> Result<Response, ApiError> {
-    let held = held_item(caller, &ids)?;
     let named = ids.text("hash");
     let hash = BlobHash::parse(named).ok_or_else(|| ApiError::not_found("content", named))?;
     if !service.world.resources.is_given(&held.item.session_id, &hash).await? {
@@ -72,11 +68,9 @@ pub(super) async fn content(
 /// `GET /v1/internal/sessions/{session_id}/outputs`: what each path had last, so that a worker sends only what is new.
 pub(super) async fn outputs(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let held = held_item(caller, &ids)?;
     let known = service.world.resources.outputs(&held.item.session_id).await?;
     let known: BTreeMap<&str, &str> = known.iter().map(|output| (output.path.as_str(), output.hash.as_str())).collect();
     Ok(Json(json!({"type": "outputs", "is_kept": service.world.blobs.is_some(), "data": known})))
@@ -86,13 +80,10 @@ pub(super) async fn outputs(
 /// outputs, with the content that `hash` names.
 pub(super) async fn put_output(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     mut query: Query,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    idempotency::refuse(request.headers())?;
-    let held = held_item(caller, &ids)?;
     let path = query.string("path")?.ok_or_else(|| ApiError::invalid("path: required"))?;
     let hash = query.string("hash")?.ok_or_else(|| ApiError::invalid("hash: required"))?;
     query.finish()?;

@@ -14,13 +14,11 @@ use serde_json::{Value, json};
 use session::manifest::{CHUNK_BYTES_MAX, ContentHash, MANIFEST_BYTES_MAX};
 
 use super::Service;
-use super::auth::Caller;
 use super::body::{self, JsonBody};
 use super::context::{Restored, Saved};
 use super::error::ApiError;
 use super::fields;
-use super::idempotency;
-use super::internal::held_item;
+use super::internal::Held;
 use super::path::{self, Ids};
 use super::query::{NoQuery, Query};
 
@@ -30,11 +28,9 @@ const HASHES_MAX: usize = 10_000;
 /// `GET /v1/internal/sessions/{session_id}/workspace`: which folder is the session's, and what of it is kept.
 pub(super) async fn retrieve(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
 ) -> Result<Json<Value>, ApiError> {
-    let held = held_item(caller, &ids)?;
     let Known { tip, manifest, is_tracked, is_kept } = service.sessions.workspaces().known(&held).await?;
     Ok(Json(json!({
         "type": "workspace",
@@ -48,13 +44,10 @@ pub(super) async fn retrieve(
 /// `POST /v1/internal/sessions/{session_id}/workspace`: makes the manifest in the body the session's snapshot.
 pub(super) async fn save(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     mut query: Query,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    idempotency::refuse(request.headers())?;
-    let held = held_item(caller, &ids)?;
     let tip = query.string("tip")?.map(|tip| path::parse(&tip, "event")).transpose()?;
     let duration_ms: u64 = query.number("duration_ms", 0, u64::from(u32::MAX))?.unwrap_or_default();
     query.finish()?;
@@ -89,12 +82,10 @@ impl From<SaveError> for ApiError {
 /// snapshot, or has found none.
 pub(super) async fn restore(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let held = held_item(caller, &ids)?;
     let tip = body.string("tip")?.map(|tip| path::parse(&tip, "event")).transpose()?;
     let manifest = match body.string("manifest")? {
         Some(text) => Some(ContentHash::parse(&text).ok_or_else(|| ApiError::invalid("manifest: expected a SHA-256"))?),
@@ -109,12 +100,10 @@ pub(super) async fn restore(
 /// `POST /v1/internal/sessions/{session_id}/chunks/missing`: which of these chunks have to be sent.
 pub(super) async fn missing_chunks(
     State(service): State<Service>,
-    caller: Caller,
-    ids: Ids,
+    Held(held): Held,
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let held = held_item(caller, &ids)?;
     let asked = body.array("hashes")?.unwrap_or_default();
     if asked.len() > HASHES_MAX {
         return Err(ApiError::invalid(format!("hashes: at most {HASHES_MAX} are taken at once")));
@@ -133,13 +122,11 @@ pub(super) async fn missing_chunks(
 /// `PUT /v1/internal/sessions/{session_id}/chunks/{hash}`: keeps a chunk.
 pub(super) async fn put_chunk(
     State(service): State<Service>,
-    caller: Caller,
+    Held(held): Held,
     ids: Ids,
     _: NoQuery,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    idempotency::refuse(request.headers())?;
-    let held = held_item(caller, &ids)?;
     let named = chunk_hash(&ids)?;
     let bytes = body::bytes(request, &service, CHUNK_BYTES_MAX).await?;
     if bytes.is_empty() || ContentHash::of(&bytes).as_str() != named.as_str() {
@@ -153,11 +140,10 @@ pub(super) async fn put_chunk(
 /// `GET /v1/internal/sessions/{session_id}/chunks/{hash}`: a chunk or manifest that the session refers to.
 pub(super) async fn get_chunk(
     State(service): State<Service>,
-    caller: Caller,
+    Held(held): Held,
     ids: Ids,
     _: NoQuery,
 ) -> Result<Response, ApiError> {
-    let held = held_item(caller, &ids)?;
     let bytes = service.sessions.workspaces().chunk(&held, &chunk_hash(&ids)?).await?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from(bytes)).into_response())
 }
