@@ -30,6 +30,8 @@ fn a_turn_fails_in_the_class_of_what_failed_it() {
         metrics.turn_ended(&ended(TurnOutcome::Failed, Some(failure)));
         series(1);
     }
+    assert_exposed(&metrics, "agent_turns_total{track=\"stable\",outcome=\"failed\"} 2");
+    assert_exposed(&metrics, "agent_turns_total{track=\"stable\",outcome=\"refused\"} 1");
     metrics.turn_ended(&ended(TurnOutcome::Completed, None));
     metrics.turn_ended(&ended(TurnOutcome::Cancelled, None));
     for (_, class) in causes {

@@ -37,11 +37,12 @@ impl Observer for Metrics {
     }
 
     fn turn_ended(&self, end: &TurnEnd<'_>) {
-        let outcome = match end.outcome {
-            TurnOutcome::Completed => "completed",
-            TurnOutcome::Cancelled => "cancelled",
-            TurnOutcome::Failed => "failed",
-            TurnOutcome::Refused => "refused",
+        let outcome = match (end.outcome, end.failure) {
+            (TurnOutcome::Completed, _) => "completed",
+            (TurnOutcome::Cancelled, _) => "cancelled",
+            // What a cap refuses says nothing of the release, whose turns that failed are held against those completed.
+            (TurnOutcome::Refused, _) | (TurnOutcome::Failed, Some(Failure::Cap)) => "refused",
+            (TurnOutcome::Failed, _) => "failed",
         };
         if let Some(failure) = end.failure {
             self.error(match failure {
@@ -53,7 +54,7 @@ impl Observer for Metrics {
         self.turns.get_or_create(&[("outcome", outcome)]).inc();
         self.turn_duration.get_or_create(&[("outcome", outcome)]).observe(end.duration_seconds);
         self.turn_iterations.observe(f64::from(end.requests));
-        let error_type = if end.outcome == TurnOutcome::Failed { TURN_FAILED } else { "" };
+        let error_type = if outcome == "failed" { TURN_FAILED } else { "" };
         // Agents are made by clients: those that the settings name have series of their own.
         let labels = AgentLabels { gen_ai_agent_name: self.names.agent(end.agent).to_owned(), error_type };
         self.observe(&self.invoke_agent, &labels, end.duration_seconds);
