@@ -34,6 +34,7 @@ use engine::port::{Clock as _, StoredRecord};
 use session::Timestamp;
 use session::id::{EventId, FileId, SessionId};
 use session::manifest::ContentHash;
+use tokio::task::JoinError;
 use tokio::time::{Duration, sleep};
 
 use self::bell::Lines;
@@ -96,6 +97,13 @@ impl Shared {
         self.note(|notes| notes.counts.add(count, times));
     }
 
+    /// An actor that met what cannot be says so by a panic.
+    fn must_not_panic(&self, left: Result<(), JoinError>) {
+        if let Err(error) = left {
+            self.violation(format!("an actor gave up: {error}"));
+        }
+    }
+
     pub(crate) fn violation(&self, text: String) {
         self.note(|notes| notes.violations.push(text));
     }
@@ -149,11 +157,18 @@ async fn run(seed: u64) -> Report {
     }
     sleep(shared.weather.storm).await;
     shared.weather.clear();
-    let settled = tokio::time::timeout(SETTLE, async { while clients.join_next().await.is_some() {} }).await;
-    if settled.is_err() {
+    let settled = tokio::time::timeout(SETTLE, async {
+        while let Some(left) = clients.join_next().await {
+            shared.must_not_panic(left);
+        }
+    });
+    if settled.await.is_err() {
         shared.violation("some session did not settle".to_owned());
     }
     drop(clients);
+    while let Some(left) = actors.try_join_next() {
+        shared.must_not_panic(left);
+    }
     drop(actors);
     drop(cluster);
     oracle::judge(&shared).await
