@@ -1,5 +1,7 @@
 """Scenarios 5, 10, 11 and 16: turns as a stream shows them and as the history keeps them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import anthropic
 import pytest
 from anthropic.lib.sessions import accumulate_managed_agents_event
@@ -111,6 +113,28 @@ def test_messages_sent_at_once_are_processed_in_order(client: anthropic.Anthropi
     assert [event.id for event in of_type(listed, "user.message")] == [event.id for event in sent.data]
     said = "".join(text(event) for event in of_type(listed, "agent.message"))
     assert said.index("one") < said.index("two") < said.index("three")
+
+
+def test_a_crowd_that_posts_to_one_session_is_served_and_does_not_starve_it(
+    client: anthropic.Anthropic, environment_id: str
+) -> None:
+    """Nobody is told to try again, and the session answers while they post."""
+    session = new_session(client, environment_id)
+    insistent = client.with_options(max_retries=0)
+
+    def post(poster: int) -> list[str]:
+        batches = [[message(f"!say {poster} {number}")] for number in range(15)]
+        sent = [insistent.beta.sessions.events.send(session.id, events=batch).data for batch in batches]
+        return [event.id for [event] in sent]
+
+    with Listener(client, session.id) as listener:
+        with ThreadPoolExecutor(24) as crowd:
+            posted = [id for posts in crowd.map(post, range(24)) for id in posts]
+        listener.wait_for(lambda events: {event.id for event in of_type(events, "user.message")} >= set(posted))
+        streamed = list(listener.events)
+    waiting = [index for index, event in enumerate(streamed) if event.type == "user.message" and event.processed_at is None]
+    assert "agent.message" in types(streamed[: waiting[-1]])
+    assert len(posted) == len(set(posted)) == 24 * 15
 
 
 def test_a_batch_is_atomic(client: anthropic.Anthropic, environment_id: str) -> None:

@@ -19,6 +19,7 @@ mod claims;
 pub mod contract;
 mod driver;
 pub mod feed;
+mod gates;
 pub mod memory;
 pub mod observer;
 pub mod port;
@@ -31,6 +32,7 @@ pub mod world;
 
 pub use claims::LocalClaims;
 pub use feed::{Feed, FeedItem, From};
+pub use gates::Gates;
 pub use observer::Observer;
 pub use replica::{Heartbeats, Hurry, Replica, ReplicaConfig};
 pub use sessions::{CommandError, Outcome, Sessions, Stopped};

@@ -170,7 +170,11 @@ impl Sessions {
         fence: Fence,
         reply: Option<Reply<'_>>,
     ) -> Result<(Outcome, Option<Answer>), CommandError> {
+        let mut passage = self.world.gates.pass_if_crowded(id).await;
         for conflicts in 0..CONFLICTS_MAX {
+            if conflicts > 0 && passage.is_none() {
+                passage = Some(self.world.gates.pass(id).await);
+            }
             if conflicts > 1 {
                 let spread_ms = u128::from(conflicts.min(10) * 4);
                 tokio::time::sleep(Duration::from_millis((self.world.entropy.draw() % spread_ms) as u64)).await;

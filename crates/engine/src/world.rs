@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use session::{Ids, Limits};
 
+use crate::gates::Gates;
 use crate::port::{
     Bell, Blobs, Chunks, Clock, Definitions, Entropy, EventLog, Files, Idempotency, KeyLimits, Leases, Model,
     Resources, WorkQueue,
@@ -31,6 +32,8 @@ pub struct World {
     pub key_limits: KeyLimits,
     /// The sessions that this process follows; made with `Arc::default()`, one a process.
     pub watch: Arc<Watch>,
+    /// Where appends of this process to the same session wait for each other; made with `Arc::default()` too.
+    pub gates: Arc<Gates>,
 }
 
 impl World {

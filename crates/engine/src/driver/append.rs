@@ -18,6 +18,9 @@ use crate::sessions::stored_records;
 /// A context larger than this share of its model's window is summarised before the next request.
 const CONTEXT_PERCENT_MAX: u64 = 80;
 
+/// Conflicts after which the owner queues with those who post to its session.
+const GATE_AFTER: u32 = 2;
+
 /// What became of one try to append.
 enum Committed {
     Yes,
@@ -44,6 +47,8 @@ impl Driver {
     ) -> Result<Vec<EventId>, Stop> {
         let mut tried = Vec::new();
         let mut retry = Retry::default();
+        let mut conflicts = 0;
+        let mut _passage = None;
         loop {
             let now = self.shared.world.clock.now();
             let mut ids = self.shared.world.ids();
@@ -69,7 +74,14 @@ impl Driver {
             match self.commit(decision, wake, work, ledger, &mut retry).await? {
                 Committed::Yes => return Ok(tried),
                 Committed::Released => return Err(Stop::Released),
-                Committed::No => {}
+                Committed::No => {
+                    conflicts += 1;
+                    if conflicts == GATE_AFTER {
+                        // What was appended meanwhile would make the next try a conflict as well.
+                        _passage = Some(self.shared.world.gates.pass(&self.claim.session_id).await);
+                        self.catch_up().await?;
+                    }
+                }
                 Committed::OverCap(over) => {
                     self.tell_of_cap(&over);
                     command = Command::RefuseModelRequest { message: over.to_string() };

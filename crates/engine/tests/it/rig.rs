@@ -228,6 +228,7 @@ impl Rig {
             limits: Limits::default(),
             key_limits: KeyLimits::default(),
             watch: Arc::default(),
+            gates: Arc::default(),
         };
         let sessions = Sessions::new(world.clone(), None);
         Self { store, model, world, sessions, dice }

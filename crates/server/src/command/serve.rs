@@ -402,5 +402,6 @@ fn world(config: &Config, store: &Store, bell: Arc<dyn Bell>, model: Arc<dyn Mod
         limits: session::Limits { compact_at_tokens: config.agent.token_limit, ..session::Limits::default() },
         key_limits: config.limits.of_keys(),
         watch: Arc::default(),
+        gates: Arc::default(),
     })
 }

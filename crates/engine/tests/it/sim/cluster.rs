@@ -184,6 +184,7 @@ fn boot(shared: &Arc<Shared>) -> (Arc<Node>, JoinSet<()>) {
         limits,
         key_limits: shared.weather.key_limits,
         watch: Arc::default(),
+        gates: Arc::default(),
     };
     let config = ReplicaConfig {
         replica_id: ReplicaId::from_bits(shared.dice.draw()),

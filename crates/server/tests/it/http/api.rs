@@ -357,6 +357,7 @@ where
         limits: session::Limits::default(),
         key_limits: KeyLimits::default(),
         watch: Arc::default(),
+        gates: Arc::default(),
     }
 }
 
