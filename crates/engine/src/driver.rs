@@ -74,7 +74,9 @@ pub(crate) enum Stop {
 /// Drives the session of `claim` until it stops.
 pub(crate) async fn drive(shared: Shared, claim: Claim, from: Option<HandOver>, start: Option<Start>) -> Stop {
     let world = &shared.world;
-    let listener = world.bell.listen(Topic::Session(claim.session_id.clone()));
+    let mut listener = world.bell.listen(Topic::Session(claim.session_id.clone()));
+    // They are its own, and each would wake it.
+    listener.decline_previews();
     let watched = world.watch.follow(&claim.session_id);
     let Begun { state, transcript, tail } = match begin(&shared, &claim, start).await {
         Ok(begun) => begun,

@@ -27,10 +27,11 @@ use engine::blobs::Announced;
 use engine::port::{Blobs, StoreError};
 use session::Timestamp;
 use session::id::ReplicaId;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Postgres};
 
 use crate::body::Bodies;
+use crate::connections::Connections;
 use crate::failure::store_error;
 use crate::migration::{self, MigrationStatus};
 
@@ -63,7 +64,7 @@ pub struct PostgresOptions {
 
 /// A store in a PostgreSQL database that other processes may use too.
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Connections<Postgres>,
     direct: PgConnectOptions,
     bodies: Bodies,
     registry: Arc<blobs::Registry>,
@@ -83,6 +84,7 @@ impl PostgresStore {
                 Box::pin(async move { Ok(usage.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) })
             })
             .connect_lazy_with(address(&options.url)?);
+        let pool = Connections::new(pool);
         let registry = Arc::new(blobs::Registry { pool: pool.clone(), bytes: options.blobs.clone() });
         let announced = |bytes: &Arc<dyn Blobs>| {
             Arc::new(Announced::new(Arc::clone(&registry) as _, Arc::clone(bytes))) as Arc<dyn Blobs>
@@ -107,7 +109,7 @@ impl PostgresStore {
     /// Which migrations the database has.
     pub async fn migration_status(&self) -> Result<Vec<MigrationStatus>, StoreError> {
         bounded(async {
-            let mut connection = self.pool.acquire().await.map_err(store_error)?;
+            let mut connection = self.pool.lend().await.map_err(store_error)?;
             migration::status(&mut *connection, migration::POSTGRES).await
         })
         .await
@@ -130,13 +132,14 @@ impl PostgresStore {
 
     /// Connections open, and how many of them are idle.
     pub fn connections(&self) -> (u32, u32) {
-        (self.pool.size(), u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX))
+        let (open, idle) = self.pool.count();
+        (open, u32::try_from(idle).unwrap_or(u32::MAX))
     }
 
     /// How long it takes now to get a connection; `None` if there is none to be had.
     pub async fn time_to_acquire(&self) -> Option<Duration> {
         let began = tokio::time::Instant::now();
-        self.pool.acquire().await.ok().map(|_| began.elapsed())
+        self.pool.lend().await.ok().map(|_| began.elapsed())
     }
 
     /// Closes every connection. Later calls are [`StoreError::Unavailable`].

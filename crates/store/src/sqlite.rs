@@ -26,13 +26,12 @@ use engine::blobs::Announced;
 use engine::port::{Blobs, Clock, StoreError};
 use parking_lot::Mutex;
 use session::id::ReplicaId;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite};
 
 use crate::blobs::FolderBlobs;
 use crate::body::Bodies;
+use crate::connections::Connections;
 use crate::failure::store_error;
 use crate::migration::{self, MigrationStatus};
 use writer::Writer;
@@ -43,7 +42,7 @@ const READERS: u32 = 4;
 /// A store in a folder of its own. Times are those of the clock it was opened with.
 pub struct SqliteStore {
     writer: Writer,
-    readers: SqlitePool,
+    readers: Connections<Sqlite>,
     bodies: Bodies,
     clock: Arc<dyn Clock>,
     /// Replicas that registered since the folder was opened. Every other owner is dead.
@@ -96,7 +95,7 @@ impl SqliteStore {
         let registry = Arc::new(registry);
         Ok(Self {
             writer,
-            readers,
+            readers: Connections::new(readers),
             bodies: Bodies::new(Some(Arc::new(Announced::new(Arc::clone(&registry) as _, bytes)))),
             registry,
             clock,
@@ -124,8 +123,8 @@ impl SqliteStore {
 
     /// Connections open, and how many of them are idle.
     pub fn connections(&self) -> (u32, u32) {
-        let idle = u32::try_from(self.readers.num_idle()).unwrap_or(u32::MAX);
-        (self.readers.size() + 1, idle)
+        let (open, idle) = self.readers.count();
+        (open + 1, u32::try_from(idle).unwrap_or(u32::MAX))
     }
 
     /// Asks the file for a sign of life.

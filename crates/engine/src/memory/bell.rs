@@ -37,6 +37,8 @@ struct Mailbox {
 struct MailboxState {
     frames: VecDeque<Frame>,
     previews: usize,
+    /// Its listener has no use for previews.
+    declines_previews: bool,
     lost: bool,
 }
 
@@ -102,7 +104,7 @@ impl Mailbox {
         let mut state = lock(&self.state);
         match &frame {
             Frame::Preview(_) => {
-                if state.previews >= PREVIEWS_MAX || state.frames.len() >= FRAMES_MAX {
+                if state.declines_previews || state.previews >= PREVIEWS_MAX || state.frames.len() >= FRAMES_MAX {
                     return;
                 }
                 state.previews += 1;
@@ -165,6 +167,10 @@ impl Listener for LocalListener {
             }
             self.mailbox.filled.notified().await;
         }
+    }
+
+    fn decline_previews(&mut self) {
+        lock(&self.mailbox.state).declines_previews = true;
     }
 }
 

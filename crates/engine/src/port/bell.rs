@@ -64,6 +64,9 @@ pub enum PreviewDelta {
 pub trait Listener: Send + 'static {
     /// The next frame. `None` when some were lost: look at the log, then go on listening.
     async fn hear(&mut self) -> Option<Frame>;
+
+    /// From now on previews may be left out.
+    fn decline_previews(&mut self) {}
 }
 
 /// Rings and listens.

@@ -69,6 +69,19 @@ async fn a_slow_listener_loses_previews_before_records() {
 }
 
 #[tokio::test]
+async fn who_declines_previews_hears_records_alone() {
+    let bell = LocalBell::new();
+    let id = SessionId::from("sesn_1");
+    let mut declining = bell.listen(Topic::Session(id.clone()));
+    declining.decline_previews();
+    let mut other = bell.listen(Topic::Session(id.clone()));
+    bell.ring(preview(&id, 0));
+    bell.ring(appended(&id, 1));
+    assert!(matches!(declining.hear().await, Some(Frame::Appended { position: 1, .. })));
+    assert!(matches!(other.hear().await, Some(Frame::Preview(_))));
+}
+
+#[tokio::test]
 async fn a_listener_that_never_listens_is_told_of_its_loss() {
     let bell = LocalBell::new();
     let id = SessionId::from("sesn_1");

@@ -15,8 +15,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use engine::feed::{Feed, FeedItem, From};
 use engine::port::{Preview, PreviewDelta, StoreError, StoredRecord};
-use serde_json::{Value, json};
-use session::id::{SessionId, WorkId};
+use serde::Serialize;
+use session::id::{EventId, SessionId, WorkId};
 use session::{Event, State};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -117,7 +117,8 @@ pub(super) async fn open(
         greeted: false,
         ended: false,
     };
-    let frames = futures::stream::unfold(connection, |mut connection| async move {
+    // In a box, since it changes hands with every frame.
+    let frames = futures::stream::unfold(Box::new(connection), |mut connection| async move {
         let frame = connection.next_frame().await?;
         Some((Ok::<_, Infallible>(frame), connection))
     });
@@ -214,7 +215,8 @@ impl Connection {
         let calls = shown.iter().copied().filter_map(freed_by).cloned().collect();
         self.recorded_to = shown.last().map_or(0, |last| last.record.position);
         drop(shown);
-        match exposure.record(&self.service, &self.session_id, calls).await {
+        // In a box, since few streams ever need it.
+        match Box::pin(exposure.record(&self.service, &self.session_id, calls)).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(session_id = %self.session_id, %error, "a worker's stream ends");
@@ -239,35 +241,60 @@ impl Token {
 
 /// A record as a frame, if clients see it at all.
 fn record_frame(stored: &StoredRecord) -> Option<Bytes> {
-    stored.to_api().map(|event| frame(stored.kind(), &Value::Object(event)))
+    stored.to_api().map(|event| frame(stored.kind(), &event))
 }
 
 /// A preview as a frame, if the connection asked for it.
 fn preview_frame(preview: &Preview, deltas: Deltas) -> Option<Bytes> {
     let id = &preview.event_id;
+    let start = |event| frame("event_start", &PreviewEvent::EventStart { event });
     match &preview.delta {
-        PreviewDelta::MessageStart if deltas.message => {
-            Some(frame("event_start", &json!({"type": "event_start", "event": {"type": "agent.message", "id": id}})))
-        }
-        PreviewDelta::ThinkingStart if deltas.thinking => {
-            Some(frame("event_start", &json!({"type": "event_start", "event": {"type": "agent.thinking", "id": id}})))
-        }
+        PreviewDelta::MessageStart if deltas.message => Some(start(Started::Message { id })),
+        PreviewDelta::ThinkingStart if deltas.thinking => Some(start(Started::Thinking { id })),
         PreviewDelta::Text { index, text } if deltas.message => {
-            let content = json!({"type": "text", "text": text});
-            let delta = json!({"type": "content_delta", "index": index, "content": content});
-            Some(frame("event_delta", &json!({"type": "event_delta", "event_id": id, "delta": delta})))
+            let delta = Delta::ContentDelta { index: *index, content: Piece::Text { text } };
+            Some(frame("event_delta", &PreviewEvent::EventDelta { event_id: id, delta }))
         }
         _ => None,
     }
 }
 
+/// A preview as clients see it. Every token is one, so it is written without a detour through a [`serde_json::Value`].
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum PreviewEvent<'p> {
+    EventStart { event: Started<'p> },
+    EventDelta { event_id: &'p EventId, delta: Delta<'p> },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type")]
+enum Started<'p> {
+    #[serde(rename = "agent.message")]
+    Message { id: &'p EventId },
+    #[serde(rename = "agent.thinking")]
+    Thinking { id: &'p EventId },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Delta<'p> {
+    ContentDelta { index: usize, content: Piece<'p> },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Piece<'p> {
+    Text { text: &'p str },
+}
+
 /// One server-sent event. JSON has no raw line breaks, so one data line holds it.
-fn frame(name: &str, data: &Value) -> Bytes {
+fn frame(name: &str, data: &impl Serialize) -> Bytes {
     let mut frame = Vec::with_capacity(256);
     frame.extend_from_slice(b"event: ");
     frame.extend_from_slice(name.as_bytes());
     frame.extend_from_slice(b"\ndata: ");
-    serde_json::to_writer(&mut frame, data).expect("a JSON value serialises");
+    serde_json::to_writer(&mut frame, data).expect("events have string keys only");
     frame.extend_from_slice(b"\n\n");
     frame.into()
 }

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use engine::port::blobs::UNREFERENCED_KEPT_MICROS;
 use engine::port::{Blob, BlobHash, BlobRegistry, Blobs, StoreError};
 use futures::StreamExt as _;
-use sqlx::postgres::PgPool;
-use sqlx::{query, query_scalar};
+use sqlx::{Postgres, query, query_scalar};
 
 use super::{PostgresStore, bounded, now};
+use crate::connections::Connections;
 use crate::failure::store_error;
 use crate::references::unreferenced;
 use crate::row::{integer, row_limit};
@@ -22,7 +22,7 @@ const REMOVED_AT_ONCE: usize = 8;
 
 /// What the registry works with, apart from the store that owns it.
 pub(super) struct Registry {
-    pub(super) pool: PgPool,
+    pub(super) pool: Connections<Postgres>,
     /// `None` where no store for blobs is configured.
     pub(super) bytes: Option<Arc<dyn Blobs>>,
 }

@@ -5,11 +5,11 @@
 use async_trait::async_trait;
 use engine::port::idempotency::KEPT_MS;
 use engine::port::{Answer, Idempotency, Keep, KeepError, Kept, KeyUsed, KeyedRequest, StoreError};
-use sqlx::pool::PoolConnection;
-use sqlx::{Postgres, Transaction, query, query_scalar};
+use sqlx::{Postgres, query, query_scalar};
 
 use super::log::Connection;
 use super::{PostgresStore, bounded, findable, now};
+use crate::connections::{Lent, Transaction};
 use crate::failure::store_error;
 use crate::row::{self, row_limit};
 
@@ -37,8 +37,10 @@ impl Idempotency for PostgresStore {
 
     async fn keep(&self, kept: &Kept) -> Result<(), KeepError> {
         bounded(async {
-            let mut connection = self.pool.acquire().await.map_err(store_error)?;
-            insert(&mut connection, &kept.request, &kept.answer).await
+            let mut connection = self.pool.lend().await.map_err(store_error)?;
+            insert(&mut connection, &kept.request, &kept.answer).await?;
+            connection.done();
+            Ok(())
         })
         .await
     }
@@ -63,16 +65,16 @@ impl Idempotency for PostgresStore {
 }
 
 /// A write of one statement or more, which may keep an answer: then it is a transaction that begins with the key.
-pub(super) enum Writing<T> {
-    Plain(PoolConnection<Postgres>),
-    Keyed(Transaction<'static, Postgres>, Keep<T>),
+pub(super) enum Writing<'c, T> {
+    Plain(Lent<'c, Postgres>),
+    Keyed(Transaction<'c, Postgres>, Keep<T>),
 }
 
 impl PostgresStore {
     /// Begins a write. What is not finished is undone, if it has a key.
-    pub(super) async fn writing<T>(&self, keep: Option<Keep<T>>) -> Result<Writing<T>, KeepError> {
+    pub(super) async fn writing<T>(&self, keep: Option<Keep<T>>) -> Result<Writing<'_, T>, KeepError> {
         let Some(keep) = keep else {
-            return Ok(Writing::Plain(self.pool.acquire().await.map_err(store_error)?));
+            return Ok(Writing::Plain(self.pool.lend().await.map_err(store_error)?));
         };
         let mut transaction = self.pool.begin().await.map_err(store_error)?;
         begin(&mut transaction, Some(&keep)).await?;
@@ -80,7 +82,7 @@ impl PostgresStore {
     }
 }
 
-impl<T> Writing<T> {
+impl<T> Writing<'_, T> {
     pub(super) fn connection(&mut self) -> &mut Connection {
         match self {
             Self::Plain(connection) => connection,
@@ -90,7 +92,13 @@ impl<T> Writing<T> {
 
     /// Keeps the answer to what was written.
     pub(super) async fn finish(self, written: &T) -> Result<(), StoreError> {
-        let Self::Keyed(mut transaction, keep) = self else { return Ok(()) };
+        let (mut transaction, keep) = match self {
+            Self::Plain(connection) => {
+                connection.done();
+                return Ok(());
+            }
+            Self::Keyed(transaction, keep) => (transaction, keep),
+        };
         finish(&mut transaction, Some(keep), written).await?;
         transaction.commit().await.map_err(store_error)
     }

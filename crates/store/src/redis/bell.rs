@@ -74,6 +74,10 @@ impl Listener for RedisListener {
     async fn hear(&mut self) -> Option<Frame> {
         self.local.hear().await
     }
+
+    fn decline_previews(&mut self) {
+        self.local.decline_previews();
+    }
 }
 
 impl Drop for RedisListener {
