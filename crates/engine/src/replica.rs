@@ -249,7 +249,8 @@ async fn supervise(shared: Shared, won: Won) -> (Claim, Stop) {
     let Won { claim, mut from, slot, mut start } = won;
     let mut pause = FAILED_PAUSE_MIN;
     let stop = loop {
-        let driving = drive(shared.clone(), claim.clone(), from, start.take());
+        // In a box, since it would lie here twice otherwise.
+        let driving = Box::pin(drive(shared.clone(), claim.clone(), from, start.take()));
         let fault = match AssertUnwindSafe(driving).catch_unwind().await {
             Ok(Stop::Broken(fault)) => fault,
             Ok(stop) => break stop,

@@ -54,7 +54,16 @@ pub(super) fn refuse(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Answers with what is kept for the request, or else with what `handler` does.
-pub(super) async fn once(
+pub(super) fn once<'r>(
+    service: &'r Service,
+    request: Option<&'r KeyedRequest>,
+    handler: impl Future<Output = Result<Answer, ApiError>> + Send + 'r,
+) -> impl Future<Output = Result<Response, ApiError>> + Send + 'r {
+    // In a box, since an argument that is awaited lies in the future twice.
+    answer_once(service, request, Box::pin(handler))
+}
+
+async fn answer_once(
     service: &Service,
     request: Option<&KeyedRequest>,
     handler: impl Future<Output = Result<Answer, ApiError>>,

@@ -215,7 +215,8 @@ impl Connection {
         let calls = shown.iter().copied().filter_map(freed_by).cloned().collect();
         self.recorded_to = shown.last().map_or(0, |last| last.record.position);
         drop(shown);
-        match exposure.record(&self.service, &self.session_id, calls).await {
+        // In a box, since few streams ever need it.
+        match Box::pin(exposure.record(&self.service, &self.session_id, calls)).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(session_id = %self.session_id, %error, "a worker's stream ends");

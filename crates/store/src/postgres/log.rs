@@ -137,11 +137,12 @@ impl EventLog for PostgresStore {
                 // The ordinary append is one statement, and so a transaction of its own.
                 advance(&self.pool, &append, &append.fence, &session, bodies).await?
             } else {
-                self.advance_with_side_rows(&append, &session, bodies).await?
+                // In a box, as what follows a refusal: the ordinary append need not hold what it does not do.
+                Box::pin(self.advance_with_side_rows(&append, &session, bodies)).await?
             };
             match moved {
                 Some(appended) => Ok(appended),
-                None => Err(self.refusal(&append, &session).await?),
+                None => Err(Box::pin(self.refusal(&append, &session)).await?),
             }
         })
         .await
