@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::http::{Request, Version};
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -131,9 +133,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 async fn converse(stream: TcpStream, router: Router, draining: CancellationToken, stop: CancellationToken) {
     // Without this, small frames of a stream wait for the acknowledgement of those before.
     let _ = stream.set_nodelay(true);
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
     let is_http2 = Arc::new(AtomicBool::new(false));
     let asked = CancellationToken::new();
     let (noted, first) = (Arc::clone(&is_http2), asked.clone());
@@ -142,8 +141,7 @@ async fn converse(stream: TcpStream, router: Router, draining: CancellationToken
         first.cancel();
         request
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let mut connection = std::pin::pin!(connection);
+    let service = TowerToHyperService::new(service);
     let told = async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -156,9 +154,39 @@ async fn converse(stream: TcpStream, router: Router, draining: CancellationToken
         // A connection that was just made has its first request on the way, and is closed unread without this.
         let _ = tokio::time::timeout(FIRST_REQUEST_PATIENCE, asked.cancelled()).await;
     };
+    let mut told = std::pin::pin!(told);
+    let mut first_bytes = [0; 2];
+    let peeked = tokio::select! {
+        biased;
+        peeked = tokio::time::timeout(HEAD_TIMEOUT, stream.peek(&mut first_bytes)) => peeked,
+        () = told.as_mut() => return,
+    };
+    let io = TokioIo::new(stream);
+    match peeked {
+        // Finding out the version reads the first bytes into a buffer of their own, and ends in one of twice the size
+        // for the rest of the connection. The preface of HTTP/2 begins like this, and no method that is served.
+        Ok(Ok(2)) if first_bytes != *b"PR" => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            see_out(builder.serve_connection(io, service), told, |connection| connection.graceful_shutdown()).await;
+        }
+        Ok(Ok(_)) => {
+            let mut builder = Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            builder.http2().timer(TokioTimer::new());
+            let connection = Box::pin(builder.serve_connection(io, service));
+            see_out(connection, told, |connection| connection.get_mut().as_mut().graceful_shutdown()).await;
+        }
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Serves a connection to its end, which comes with the next answer once it is `told`.
+async fn see_out<C: Future>(connection: C, told: impl Future<Output = ()>, shut_down: impl FnOnce(Pin<&mut C>)) {
+    let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = told => connection.as_mut().graceful_shutdown(),
+        () = told => shut_down(connection.as_mut()),
     }
     let _ = connection.await;
 }
@@ -201,6 +229,43 @@ mod tests {
         }
         serving.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_asks_anything_is_sent_away() {
+        let listener = bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Router::new(), CancellationToken::new(), CancellationToken::new()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_may_come_byte_by_byte() {
+        let listener = bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", axum::routing::put(async || "well"));
+        tokio::spawn(serve(listener, router, CancellationToken::new(), CancellationToken::new()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        for byte in b"PUT / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" {
+            client.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn http_2_is_spoken_to_whoever_begins_with_it() {
+        let listener = bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let router = Router::new().route("/", get(async || "well"));
+        tokio::spawn(serve(listener, router, CancellationToken::new(), CancellationToken::new()));
+        let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+        let answer = client.get(url).send().await.unwrap();
+        assert_eq!((answer.version(), answer.status().as_u16()), (Version::HTTP_2, 200));
     }
 
     #[tokio::test]
