@@ -54,7 +54,10 @@ fn refusals_say_where_and_what() {
         ("server:\n  api_key: short\n", "server.api_key must have at least 8 characters"),
         ("agent:\n  max_agents: 0\n", "agent.max_agents must be at least 1"),
         ("agent:\n  token_limit: 10\n", "agent.token_limit must be at least 1000"),
-        ("metrics:\n  agent_names: [other]\n", "metrics.agent_names must be names of agents"),
+        (
+            "metrics:\n  agent_names: [other]\n",
+            "metrics.agent_names must be names of agents; \"other\" stands for all that are not listed",
+        ),
         ("logging:\n  level: loud\n", "logging.level must be error, warn, info, debug or trace"),
         ("database:\n  url: mysql://x/y\n", "database.url must begin with postgres://"),
         ("database:\n  max_connections: 1\n", "database.max_connections must be at least 2"),
