@@ -10,6 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use session::id::SessionId;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Duration, timeout};
+
+/// Who has waited for so long goes on as if nobody was there: the one in front may be waiting for the store, and then it
+/// is the store that has to refuse whoever comes.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
@@ -23,7 +28,7 @@ pub struct Gates {
 #[derive(Debug)]
 pub(crate) struct Passage {
     // Dropped first: only then can the gate be seen to be left.
-    _turn: OwnedMutexGuard<()>,
+    _turn: Option<OwnedMutexGuard<()>>,
     _place: Place,
 }
 
@@ -50,7 +55,7 @@ impl Gates {
 
     async fn queue(self: &Arc<Self>, session_id: &SessionId, turn: Turn) -> Passage {
         let place = Place { gates: Arc::clone(self), session_id: session_id.clone(), turn };
-        let turn = Arc::clone(&place.turn).lock_owned().await;
+        let turn = timeout(PATIENCE, Arc::clone(&place.turn).lock_owned()).await.ok();
         Passage { _turn: turn, _place: place }
     }
 
@@ -91,6 +96,15 @@ mod tests {
         drop(second);
         assert!(gates.crowded().is_empty());
         assert!(gates.pass_if_crowded(&id).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_behind_one_who_is_stuck() {
+        let (gates, id) = (Arc::new(Gates::default()), SessionId::from("sesn_1"));
+        let stuck = gates.pass(&id).await;
+        let passed = gates.pass(&id).await;
+        drop((passed, stuck));
+        assert!(gates.crowded().is_empty());
     }
 
     #[tokio::test]
