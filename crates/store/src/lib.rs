@@ -4,8 +4,9 @@
 //! [`SqliteStore`] and [`PostgresStore`] implement the ports of `engine::port` that need a database, and only they
 //! name sqlx. Both pass the suite of `engine::contract`, and [`RedisBell`] the bell's part of it. What is large lies
 //! beside them, in a folder or in object storage ([`blobs`]). What they share is here: [`row`] between the types of
-//! the ports and columns, [`body`] for the content of records, [`connections`] between one statement and the next, [`failure`] for what a database says, [`migration`]
-//! for the schema. SQL stands in each dialect's own folder, one file a port, readable as it is sent.
+//! the ports and columns, [`body`] for the content of records, [`connections`] between one statement and the next,
+//! [`failure`] for what a database says, [`migration`] for the schema. SQL stands in each dialect's own folder, one file
+//! a port, readable as it is sent.
 //!
 //! What happens in a session is decided by the crate `session`; when to claim and what to do next, by `engine`.
 
